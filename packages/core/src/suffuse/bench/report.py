@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 READING = (
     "A benchmark checks one published claim: a small model is trained, sampled and scored next to simpler methods. "
-    "In a table each line is a method and each column a measure; ↑ means that higher is better, ↓ that lower is better, "
-    "and the best number of a column is bold. "
+    "In a table each line is a method and each column a measure; ↑ means that higher is better, ↓ that lower is "
+    "better, and the best number of a column is bold. "
     "A number after ± is the standard deviation over n repetitions. "
     "‘Published’ is what the paper reports, often for larger models and more data. "
     "NFE is the number of network evaluations that one sample costs."
@@ -45,8 +45,8 @@ def render_markdown(report: Report) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     parts = [
         "# suffuse benchmark report",
-        f"{title(report)}. Profile {report.profile}, seeds {', '.join(map(str, report.seeds))}, device {report.device}, "
-        f"suffuse {report.version}, {duration(report.seconds)}.",
+        f"{title(report)}. Profile {report.profile}, seeds {', '.join(map(str, report.seeds))}, "
+        f"device {report.device}, suffuse {report.version}, {duration(report.seconds)}.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB{gpu}; {machine['os']}, "
         f"Python {machine['python']}, torch {machine['torch']}.",
         READING,

@@ -103,9 +103,8 @@ def _finite(name: str, value: object, where: str) -> float:
 def _scalar(key: str, value: Any, where: str) -> Scalar:
     if not isinstance(value, str | int | float | bool | None) and hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
-    if not isinstance(value, str | int | float | bool | None) or (
-        isinstance(value, float) and not math.isfinite(value)
-    ):
+    unusual = not isinstance(value, str | int | float | bool | None)
+    if unusual or (isinstance(value, float) and not math.isfinite(value)):
         raise InvalidArgument(f"setting: {key!r} must be a string, a finite number or a bool, got {value!r} {where}")
     return value
 

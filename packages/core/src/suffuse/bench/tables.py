@@ -103,7 +103,7 @@ def duration(seconds: float) -> str:
 
 
 def markdown_tables(rows: Iterable[Row]) -> str:
-    """The tables of one benchmark as Markdown, each under the name of its dataset; the best number of a column is bold."""
+    """The tables of one benchmark as Markdown, one per dataset; the best number of a column is bold."""
     return "\n\n".join(_markdown(table) for table in tables(rows))
 
 
