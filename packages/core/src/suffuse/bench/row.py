@@ -101,12 +101,11 @@ def _finite(name: str, value: object, where: str) -> float:
 
 
 def _scalar(key: str, value: Any, where: str) -> Scalar:
-    if not isinstance(value, str | int | float | bool | None) and hasattr(value, "item"):
+    if hasattr(value, "item"):
         value = value.item()  # a NumPy or torch scalar
-    unusual = not isinstance(value, str | int | float | bool | None)
-    if unusual or (isinstance(value, float) and not math.isfinite(value)):
-        raise InvalidArgument(f"setting: {key!r} must be a string, a finite number or a bool, got {value!r} {where}")
-    return value
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise InvalidArgument(f"setting: {key!r} must be a string, a finite number or a bool, got {value!r} {where}")
 
 
 def write_text(path: Path, text: str) -> None:
