@@ -41,7 +41,7 @@ def suffuse_data() -> Path:
 
 @pytest.fixture
 def data_copy(suffuse_data: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """``data_copy("graphs/webkb")`` copies that folder to a temporary place and returns the copy: loaders write there."""
+    """``data_copy("graphs/webkb")`` returns a copy of that folder in a temporary place: loaders write there."""
 
     def copy(name: str) -> Path:
         source = suffuse_data / name
