@@ -1,0 +1,75 @@
+"""Grids: at which noise levels a sampler calls the denoiser.
+
+A grid of n steps has n times for n evaluations, t_0 = start > ... > t_{n-1}, after which the sampler goes to the clean
+end; or n + 1 times when it is to stop at a level above it. Equal spacing in t, in log-SNR, or in kappa^(1/7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..errors import InvalidArgument, unknown
+from ..schedules import Schedule
+
+__all__ = ["GRIDS", "times"]
+
+#: A rectified flow's kappa is infinite at t = 1; grids in kappa treat everything above this t alike.
+T_MAX = 0.999
+
+
+def _log_snr(schedule: Schedule, start: float, stop: float, points: int) -> list[float]:
+    """Equal steps of log kappa: Lu et al. (2022), "DPM-Solver", arXiv:2206.00927."""
+    nodes = np.linspace(schedule.log_kappa(start), schedule.log_kappa(stop), points)
+    return [schedule.t_of_log_kappa(float(k)) for k in nodes]
+
+
+def _karras(schedule: Schedule, start: float, stop: float, points: int, rho: float = 7.0) -> list[float]:
+    """Equal steps of kappa^(1/rho): Karras et al. (2022), arXiv:2206.00364, eq. 5."""
+    nodes = np.linspace(schedule.kappa(start) ** (1 / rho), schedule.kappa(stop) ** (1 / rho), points) ** rho
+    return [schedule.t_of_kappa(float(k)) for k in nodes]
+
+
+GRIDS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {"logsnr": _log_snr, "karras": _karras}
+NAMES = ("time", *GRIDS)
+
+
+def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: float, stop: float) -> list[float]:
+    """The times of a grid, decreasing.
+
+    Args:
+        schedule: what turns t into noise levels.
+        steps: n.
+        grid: ``"time"``, ``"logsnr"``, ``"karras"``, or the times themselves.
+        start: where to begin, in (0, 1].
+        stop: where to end; 0 is the clean end, which is not itself listed.
+
+    Raises:
+        InvalidArgument: for an unknown grid, or times that do not decrease from ``start`` inside [stop, 1].
+    """
+    if not 0 <= stop < start <= 1:
+        raise InvalidArgument(f"need 0 <= stop < start <= 1, got start={start}, stop={stop}")
+    points = steps if stop == 0 else steps + 1
+    if not isinstance(grid, str):
+        given = [float(t) for t in grid]
+        if len(given) != points or any(a <= b for a, b in pairwise(given)):
+            raise InvalidArgument(f"grid must be {points} strictly decreasing times, got {given}")
+        if given[0] > 1 or given[-1] < stop or (stop == 0 and schedule.sigma(given[-1]) == 0):
+            raise InvalidArgument(f"grid must lie in (stop, 1] = ({stop}, 1], got {given}")
+        return given
+    if grid == "time":
+        return [float(t) for t in np.linspace(start, stop, steps + 1)[:points]]
+    if grid not in GRIDS:
+        raise unknown("grid", grid, NAMES)
+    low = stop if stop > 0 else schedule.t_min
+    if points > 1 and low >= start:
+        raise InvalidArgument(f"start={start} lies below the schedule's smallest time {low}; start higher")
+    high = start if math.isfinite(schedule.log_kappa(start)) else max(min(start, T_MAX), low)
+    nodes = GRIDS[grid](schedule, high, low, points)
+    nodes[0] = start
+    if stop > 0:
+        nodes[-1] = stop
+    return nodes

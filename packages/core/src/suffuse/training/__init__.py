@@ -1,0 +1,18 @@
+"""Training: the denoising objective, its Lightning module, and ``fit``, which runs it."""
+
+from .ema import EMA
+from .fit import fit
+from .module import DiffusionModule
+from .objective import DenoisingObjective
+from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformTime
+
+__all__ = [
+    "EMA",
+    "DenoisingObjective",
+    "DiffusionModule",
+    "LogNormalKappa",
+    "LogitNormalTime",
+    "TimeSampler",
+    "UniformTime",
+    "fit",
+]
