@@ -1,0 +1,1 @@
+"""Graphs with labelled nodes (`nodes`) and signals on graphs (`signals`), as PyG data and tensors."""

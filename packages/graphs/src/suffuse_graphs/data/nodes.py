@@ -1,0 +1,153 @@
+"""Graphs with labelled nodes, as PyG `Data` with the masks of several splits.
+
+Two need no files: Zachary's karate club (inside PyG) and the mushroom-body connectome of a larval fruit fly (bundled here,
+see SOURCES.md), the latter a graph in which half of all edges join different classes. The others are PyG's own datasets,
+read from the folder that SUFFUSE_DATA names, or from any PyG root, where PyG downloads what is missing.
+
+Every graph comes undirected and without self-loops, with `train_mask`, `val_mask`, `test_mask` of shape (n, splits).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from suffuse.data import data_root
+from suffuse.errors import InvalidArgument, unknown
+from torch_geometric import transforms as T
+from torch_geometric.data import Data
+from torch_geometric.datasets import (
+    Actor,
+    HeterophilousGraphDataset,
+    KarateClub,
+    Planetoid,
+    WebKB,
+    WikipediaNetwork,
+)
+
+#: name -> (folder below `graphs/` of SUFFUSE_DATA, PyG dataset of a root folder)
+FILES: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "texas": ("webkb", lambda root: WebKB(root, "texas")),
+    "wisconsin": ("webkb", lambda root: WebKB(root, "wisconsin")),
+    "cornell": ("webkb", lambda root: WebKB(root, "cornell")),
+    "cornell-2020": ("webkb_2020", lambda root: WebKB(root, "cornell")),
+    "chameleon": ("wikipedia_network", lambda root: WikipediaNetwork(root, "chameleon", geom_gcn_preprocess=True)),
+    "squirrel": ("wikipedia_network", lambda root: WikipediaNetwork(root, "squirrel", geom_gcn_preprocess=True)),
+    "film": ("actor", lambda root: Actor(root)),
+    "cora": ("planetoid", lambda root: Planetoid(root, "Cora", split="geom-gcn")),
+    "citeseer": ("planetoid", lambda root: Planetoid(root, "CiteSeer", split="geom-gcn")),
+    "minesweeper": ("heterophilous", lambda root: HeterophilousGraphDataset(root, "Minesweeper")),
+}
+BUNDLED = ("karate", "drosophila", "drosophila-left")
+#: The part of a PyG root that one dataset reads, to be copied; the others keep the whole root for themselves.
+SUBFOLDER = {"cornell-2020": "cornell", "cora": "Cora", "citeseer": "CiteSeer", "film": ""}
+
+
+def load_nodes(name: str, root: str | Path | None = None) -> Data:
+    """A graph by name.
+
+    Args:
+        name: "karate", "drosophila" (right hemisphere), "drosophila-left"; "texas", "wisconsin", "cornell" (the corrected
+            file), "cornell-2020" (the first Geom-GCN release, whose features and labels are those of Texas; published
+            results on Cornell presumably used it), "chameleon", "squirrel", "film", "cora", "citeseer", "minesweeper".
+        root: a PyG root folder to use for the latter group, with PyG's own downloading; by default the files below
+            SUFFUSE_DATA are copied to a temporary folder and read there, because PyG writes beside what it reads.
+
+    Returns:
+        `Data(x (n, features), edge_index (2, 2E), y (n,), train_mask, val_mask, test_mask (n, splits))`.
+    """
+    if name == "karate":
+        return check_nodes(_with_splits(T.RemoveSelfLoops()(KarateClub()[0])))
+    if name.startswith("drosophila") and name in BUNDLED:
+        return check_nodes(_with_splits(_connectome("left" if name.endswith("left") else "right")))
+    if name not in FILES:
+        raise unknown("dataset", name, [*BUNDLED, *FILES])
+    data = _read(name, root)
+    steps = [T.ToUndirected(), T.RemoveSelfLoops()] + ([] if name == "minesweeper" else [T.NormalizeFeatures()])
+    return check_nodes(T.Compose(steps)(data))
+
+
+def check_nodes(data: Data) -> Data:
+    """The data itself, or an error that names what is wrong with it."""
+    if not data.num_nodes or data.x is None or not len(data.x):
+        raise InvalidArgument("the graph is empty: data.x has no rows")
+    if not torch.isfinite(data.x).all():
+        rows = (~torch.isfinite(data.x)).any(1).nonzero().flatten().tolist()
+        raise InvalidArgument(f"data.x has NaN or infinite features at nodes {rows[:5]}; fill or drop them")
+    if data.edge_index.numel() and not 0 <= int(data.edge_index.min()) <= int(data.edge_index.max()) < data.num_nodes:
+        raise InvalidArgument(f"data.edge_index names a node outside 0..{data.num_nodes - 1}; relabel the nodes")
+    if data.y is None or len(data.y) != data.num_nodes:
+        raise InvalidArgument("data.y must hold a class for every node")
+    for mask in ("train_mask", "val_mask", "test_mask"):
+        if data.get(mask) is None:
+            raise InvalidArgument(f"data.{mask} is missing; add splits, for instance with torch_geometric's RandomNodeSplit")
+    return data
+
+
+def split_of(data: Data, split: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Train, validation and test mask (n,) of one split."""
+    masks = [m if m.dim() == 2 else m[:, None] for m in (data.train_mask, data.val_mask, data.test_mask)]
+    count = min(m.size(1) for m in masks)
+    if not 0 <= split < count:
+        raise InvalidArgument(f"split must be in 0..{count - 1} for this dataset, got {split}")
+    train, val, test = (m[:, split].bool() for m in masks)
+    return train, val, test
+
+
+def _read(name: str, root: str | Path | None) -> Data:
+    folder, dataset = FILES[name]
+    with contextlib.redirect_stderr(io.StringIO()):  # PyG reports its processing there
+        if root is not None:
+            return dataset(str(root))[0]
+        source = data_root()
+        if source is None or not (source / "graphs" / folder).is_dir():
+            raise InvalidArgument(
+                f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with graphs/{folder}, or pass root= a folder "
+                f"for PyG to download to; without files there are {', '.join(BUNDLED)}"
+            )
+        part = SUBFOLDER.get(name, name if folder != "heterophilous" else "")
+        with tempfile.TemporaryDirectory() as scratch:
+            ignore = shutil.ignore_patterns("processed")
+            shutil.copytree(source / "graphs" / folder / part, Path(scratch) / part, ignore=ignore, dirs_exist_ok=True)
+            return dataset(scratch)[0]
+
+
+def _connectome(side: str) -> Data:
+    """Neurons, their synaptic partners, and four degrees as features: log(1 + in- and out-partners, in- and out-synapses)."""
+    with resources.files(__package__).joinpath(f"drosophila_{side}.npz").open("rb") as file:
+        raw = dict(np.load(file))
+    source, target = (torch.from_numpy(raw[k].astype(np.int64)) for k in ("source", "target"))
+    synapses = torch.from_numpy(raw["synapses"].astype(np.float32))
+    classes, y = np.unique(raw["label"], return_inverse=True)
+    counts = torch.zeros(4, len(y))
+    for row, (end, amount) in enumerate((e, a) for e in (target, source) for a in (torch.ones_like(synapses), synapses)):
+        counts[row].scatter_add_(0, end, amount)
+    x = torch.log1p(counts).T
+    x = (x - x.mean(0)) / x.std(0)
+    data = Data(x=x, edge_index=torch.stack([source, target]), edge_weight=synapses, y=torch.from_numpy(y))
+    data = T.Compose([T.ToUndirected(reduce="add"), T.RemoveSelfLoops(attr=None)])(data)
+    data.class_names = [str(c) for c in classes]
+    return data
+
+
+def _with_splits(data: Data, splits: int = 10) -> Data:
+    """Ten class-balanced splits of 48 / 32 / 20 %, drawn from a fixed seed."""
+    g = torch.Generator().manual_seed(2022)
+    masks = torch.zeros(3, data.num_nodes, splits, dtype=torch.bool)
+    for split in range(splits):
+        for label in data.y.unique():
+            nodes = (data.y == label).nonzero().flatten()
+            nodes = nodes[torch.randperm(len(nodes), generator=g)]
+            ends = [0, round(0.48 * len(nodes)), round(0.8 * len(nodes)), len(nodes)]
+            for part in range(3):
+                masks[part, nodes[ends[part] : ends[part + 1]], split] = True
+    data.train_mask, data.val_mask, data.test_mask = masks
+    return data
