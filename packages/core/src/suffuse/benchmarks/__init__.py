@@ -1,5 +1,7 @@
-"""Benchmarks of the core: samplers on exact denoisers, and a small model of handwritten digits."""
+"""Benchmarks of the core: a small model of handwritten digits, and samplers on exact denoisers."""
 
 from suffuse.bench import Benchmark
+from suffuse.benchmarks.digits import digits
+from suffuse.benchmarks.samplers_exact import samplers_exact
 
-BENCHMARKS: tuple[Benchmark, ...] = ()
+BENCHMARKS: tuple[Benchmark, ...] = (digits, samplers_exact)
