@@ -113,7 +113,7 @@ def fit(
 
     order = None
     if not isinstance(dataset, DataLoader):
-        order = _Order(len(dataset), batch_size, steps, seed, start)  # type: ignore[arg-type]
+        order = _Order(len(dataset), batch_size, steps, seed, start)
     callbacks: list[Callback] = [_Guard(folder, settings, checkpoint_every)]
     if progress:
         callbacks.append(_Bar())
