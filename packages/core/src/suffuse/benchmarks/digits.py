@@ -53,7 +53,7 @@ def digits(run: Run) -> None:
         )
     denoiser = suffuse.hub.load(checkpoint, device=run.device)
     classifier = read_by(data)
-    labels = data.test_labels.repeat(SAMPLES[run.profile] // len(data.test_labels))
+    labels = data.test_labels.repeat(-(-SAMPLES[run.profile] // len(data.test_labels)))[: SAMPLES[run.profile]]
 
     def report(method: str, images: Tensor, asked: Tensor | None, **setting: Any) -> dict[str, float]:
         """Rows of one method; without labels ``asked`` for, there is no accuracy."""
@@ -146,12 +146,14 @@ def first_of_each(labels: Tensor, count: int = 5) -> Tensor:
 
 def draw(groups: dict[str, Tensor]) -> Figure:
     """One panel per group of 50 images, a row per class."""
+    import torch
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.4 * len(groups), 4.9), layout="constrained")
     for panel, (name, images) in zip(figure.subplots(1, len(groups)), groups.items(), strict=True):
-        grid = images[:, 0].reshape(-1, 5, 8, 8).permute(0, 2, 1, 3).reshape(-1, 40)
-        panel.imshow(grid, cmap="gray_r", vmin=-1, vmax=1)
+        padded = torch.nn.functional.pad(images[:, 0], (1, 1, 1, 1), value=-1)
+        grid = padded.reshape(-1, 5, 10, 10).permute(0, 2, 1, 3).reshape(-1, 50)
+        panel.imshow(grid.numpy(), cmap="gray_r", vmin=-1, vmax=1)
         panel.set_title(name, fontsize=10)
         panel.axis("off")
     return figure
