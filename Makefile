@@ -49,7 +49,7 @@ $(INSTALLED): constraints.txt $(MANIFESTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e 'packages/core[bench,diffusers,monai,tensorboard]' \
 		-e packages/medical -e packages/timeseries -e packages/rl_planning -e packages/materials3d -e packages/graphs \
-		build mypy pytest pytest-cov ruff
+		build hatchling mypy pytest pytest-cov ruff
 	@touch $@
 
 # After a change of dependencies: write the versions of the environment down.

@@ -75,7 +75,7 @@ def test_a_gaussian_per_class_has_the_moments_of_its_class():
 def test_the_digits_benchmark_tells_the_ceiling_the_baseline_and_the_model(tmp_path, monkeypatch):
     settings = digits_benchmark.function.__globals__
     monkeypatch.setitem(settings["STEPS"], "quick", 20)
-    monkeypatch.setitem(settings["SAMPLES"], "quick", 100)
+    monkeypatch.setitem(settings["SAMPLES"], "quick", 200)
     run = Run(digits_benchmark, "quick", 0, "cpu", tmp_path / "work", None, False, tmp_path / "report")
     digits_benchmark(run)
     value = {(row.method, row.metric, row.setting.get("nfe")): row.value for row in run.rows}
@@ -94,5 +94,5 @@ def test_the_exact_benchmark_shows_errors_that_fall(tmp_path):
     for row in run.rows:
         if row.metric == "rms error":
             errors.setdefault((row.dataset, row.method), []).append(row.value)
-    assert len(errors) == 8
-    assert all(values == sorted(values, reverse=True) for values in errors.values())
+    assert len(errors) == 2 * (len(suffuse.samplers.SAMPLERS) - len(STOCHASTIC))  # on two distributions
+    assert all(values[-1] < values[0] / 2 for values in errors.values())

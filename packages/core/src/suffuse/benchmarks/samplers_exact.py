@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 from suffuse.bench import Run, benchmark
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.figure import Figure
     from torch import Tensor
 
     from suffuse.exact import MixtureDenoiser
+    from suffuse.samplers import Sampler
 
 BUDGETS = {"quick": (5, 10, 20, 40), "full": (5, 8, 10, 15, 20, 30, 40, 80, 160)}
 SAMPLES = {"quick": 2000, "full": 20000}
-SOLVERS = {"DDPM": "ddpm", "DDIM": "ddim", "Euler": "euler", "Heun": "heun", "DPM-Solver++(2M)": "dpmpp-2m"}
+#: These draw fresh noise, so they have no error against the ODE.
+STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
 
 Curves = dict[str, dict[str, dict[str, list[tuple[int, float]]]]]
 """distribution -> metric -> method -> (NFE, value)"""
@@ -31,18 +35,18 @@ Curves = dict[str, dict[str, dict[str, list[tuple[int, float]]]]]
     paper="Lu et al. 2022, DPM-Solver++, arXiv:2211.01095",
     claim="With the same few evaluations, the second-order DPM-Solver++(2M) ends nearer to the exact solution of the "
     "probability-flow ODE than the first-order DDIM.",
-    peers=("DDPM", "DDIM", "Euler", "Heun"),
+    peers=("all other samplers of the core",),
 )
 def samplers_exact(run: Run) -> None:
     """Every sampler on two distributions with an exact denoiser: a correlated Gaussian in 32 dimensions, and eight
     modes on a circle. The error is the root mean square distance per coordinate to the exact ODE solution from the same
-    noise; DDPM is stochastic and has none. Euler's method, written in sigma / alpha, is DDIM: equal numbers are a
+    noise; stochastic samplers have none. Euler's method, written in sigma / alpha, is DDIM: equal numbers are a
     check. The energy distance is to exact draws; zero is perfect, and what two sets of exact draws have is noise.
     """
     import torch
 
     from suffuse.metrics import energy_distance
-    from suffuse.samplers import by_name
+    from suffuse.samplers import SAMPLERS
 
     n = SAMPLES[run.profile]
     curves: Curves = {}
@@ -55,13 +59,13 @@ def samplers_exact(run: Run) -> None:
             floor = energy_distance(denoiser.sample(n, generator), truth)
             run.row(dataset=name, method="exact draws", metric="energy distance", value=floor, better="lower")
             curves[name] = {"rms error": {}, "energy distance": {}}
-            for method, solver in SOLVERS.items():
+            for method, solver in SAMPLERS.items():
                 for budget in BUDGETS[run.profile]:
-                    sampler = by_name(solver, steps=(budget + 1) // 2 if method == "Heun" else budget)
+                    sampler = within(budget, solver, denoiser)
                     nfe = sampler.nfe(denoiser.schedule)
                     x = sampler(denoiser, x=noise, generator=generator, dtype=torch.float64)
                     scores = {"energy distance": energy_distance(x, truth)}
-                    if method != "DDPM":
+                    if method not in STOCHASTIC:
                         scores["rms error"] = float((x - exact).square().mean().sqrt())
                     for metric, value in scores.items():
                         curves[name][metric].setdefault(method, []).append((nfe, value))
@@ -75,12 +79,11 @@ def samplers_exact(run: Run) -> None:
                         )
     for name, scores_by_metric in curves.items():
         rms = {method: dict(points) for method, points in scores_by_metric["rms error"].items()}
-        ratio = min(rms["DDIM"][nfe] / rms["DPM-Solver++(2M)"][nfe] for nfe in BUDGETS[run.profile])
+        ratio = min(rms["ddim"][nfe] / rms["dpmpp-2m"][nfe] for nfe in BUDGETS[run.profile])
         outcome = "holds" if ratio > 1 else "does not hold"
         run.note(f"{name}: the claim {outcome} at every budget; DDIM's error is at least {ratio:.2g} times as large.")
-    run.figure(
-        "curves", draw(curves), "Error and sample quality against evaluations; the slope is the order of the solver."
-    )
+    caption = "Error and sample quality against evaluations. On the left, the slope is the order of the solver."
+    run.figure("curves", draw(curves), caption)
 
 
 def gaussian(dim: int = 32) -> MixtureDenoiser:
@@ -111,6 +114,12 @@ def ring(modes: int = 8) -> MixtureDenoiser:
     )
 
 
+def within(budget: int, solver: Callable[..., Sampler], denoiser: MixtureDenoiser) -> Sampler:
+    """The sampler with as many steps as the budget of evaluations allows."""
+    plans = (solver(steps=steps) for steps in range(budget, 0, -1))
+    return next(sampler for sampler in plans if sampler.nfe(denoiser.schedule) <= budget)
+
+
 def solution(denoiser: MixtureDenoiser, noise: Tensor, steps: int = 400) -> Tensor:
     """Where the probability-flow ODE carries noise (B, *event) at t = 1, at the clean end."""
     import torch
@@ -133,9 +142,9 @@ def draw(curves: Curves) -> Figure:
     panels = figure.subplots(len(curves), 2, squeeze=False)
     for row, (name, metrics) in zip(panels, curves.items(), strict=True):
         for panel, (metric, methods) in zip(row, metrics.items(), strict=True):
-            for number, method in enumerate(SOLVERS):
+            for number, method in enumerate(metrics["energy distance"]):
                 nfe, values = zip(*methods.get(method, [(math.nan, math.nan)]), strict=True)
-                style = "--" if method == "Euler" else "-"
+                style = "--" if method == "euler" else "-"
                 drawn = [max(value, 1e-3) for value in values]
                 panel.plot(nfe, drawn, style, color=f"C{number}", marker="o", markersize=4, label=method)
             panel.set(title=name, xlabel="network evaluations (NFE)", ylabel=metric, xscale="log", yscale="log")
