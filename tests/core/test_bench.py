@@ -375,6 +375,16 @@ def test_tables_compare_methods_on_one_dataset():
     assert "| a | 1 | 1 | 0.5 ± 0.1 (n = 3) |" in markdown_tables(rows)
 
 
+def test_references_are_not_called_the_best():
+    methods = {"real data (ceiling)": 0.99, "model": 0.9, "baseline": 0.8}
+    (table,) = tables([make_row(method=method, value=value) for method, value in methods.items()])
+    assert [(line.reference, line.cells[0].best) for line in table.lines] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+
+
 def test_settings_of_every_kind_are_readable():
     (table,) = tables([make_row(setting={"w": 1.5, "on": True, "grid": "karras", "none": None})])
     assert table.lines[0].settings == ("1.5", "yes", "karras", "–")

@@ -18,6 +18,7 @@ READING = (
     "A benchmark checks one published claim: a small model is trained, sampled and scored next to simpler methods. "
     "In a table each line is a method and each column a measure; ↑ means that higher is better, ↓ that lower is "
     "better, and the best number of a column is bold. "
+    "Lines in italics are references that bound a measure, such as the score of real data. "
     "A number after ± is the standard deviation over n repetitions. "
     "‘Published’ is what the paper reports, often for larger models and more data. "
     "NFE is the number of network evaluations that one sample costs."
@@ -35,7 +36,12 @@ def render_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "tables": tables, "embed": partial(_data_uri, report.folder)}
+    environment.filters |= {
+        "duration": duration,
+        "tables": tables,
+        "paragraphs": lambda text: [" ".join(part.split()) for part in text.split("\n\n")],
+        "embed": partial(_data_uri, report.folder),
+    }
     return environment.get_template("report.html.jinja").render(report=report, title=title(report), reading=READING)
 
 

@@ -84,6 +84,9 @@ class Run:
     ) -> None:
         """Report one number; `suffuse.bench.Row` says what the fields mean.
 
+        A method that only bounds a measure is named with "(ceiling)", "(floor)" or "(reference)" at the end, as in
+        "real data (ceiling)"; tables set it apart, and do not call it the best.
+
         Raises:
             InvalidArgument: if a field is wrong, the value is not finite, or this measurement was already reported.
         """

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from suffuse.bench.row import Row, Scalar
 
+REFERENCES = ("(ceiling)", "(floor)", "(reference)")
+"""Endings of the names of methods that bound a measure and are not compared, such as ``real data (ceiling)``."""
+
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -23,7 +26,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
+    """A method with one setting; ``reference`` if it is not compared with the others."""
+
     method: str
+    reference: bool
     settings: tuple[str, ...]
     cells: tuple[Cell, ...]
 
@@ -60,6 +66,7 @@ def _table(dataset: str, rows: Sequence[Row]) -> Table:
         setting = next(iter(cells.values())).setting
         return Line(
             method,
+            method.endswith(REFERENCES),
             tuple(_scalar(setting[key]) if key in setting else "" for key in settings),
             tuple(_cell(cells[title], best[title]) if title in cells else Cell() for title in columns),
         )
@@ -68,8 +75,8 @@ def _table(dataset: str, rows: Sequence[Row]) -> Table:
 
 
 def _best(rows: Sequence[Row]) -> float | None:
-    """The best value of a column; None where nothing is compared."""
-    values = [row.value for row in rows]
+    """The best value of a column, references apart; None where nothing is compared."""
+    values = [row.value for row in rows if not row.method.endswith(REFERENCES)]
     if len(set(values)) < 2:
         return None
     return max(values) if rows[0].better == "higher" else min(values)
@@ -80,7 +87,8 @@ def _cell(row: Row, best: float | None) -> Cell:
         ([f"± {number(row.std)}"] if row.std is not None else []) + ([f"(n = {row.n})"] if row.n is not None else [])
     )
     published = number(row.published) if row.published is not None else ""
-    return Cell(number(row.value), spread, published, best=row.value == best)
+    best_here = row.value == best and not row.method.endswith(REFERENCES)
+    return Cell(number(row.value), spread, published, best_here)
 
 
 def _scalar(value: Scalar) -> str:

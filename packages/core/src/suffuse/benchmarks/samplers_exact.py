@@ -57,7 +57,7 @@ def samplers_exact(run: Run) -> None:
             exact = solution(denoiser, noise)
             truth = denoiser.sample(n, generator)
             floor = energy_distance(denoiser.sample(n, generator), truth)
-            run.row(dataset=name, method="exact draws", metric="energy distance", value=floor, better="lower")
+            run.row(dataset=name, method="exact draws (floor)", metric="energy distance", value=floor, better="lower")
             curves[name] = {"rms error": {}, "energy distance": {}}
             for method, solver in SAMPLERS.items():
                 for budget in BUDGETS[run.profile]:
@@ -144,9 +144,9 @@ def draw(curves: Curves) -> Figure:
         for panel, (metric, methods) in zip(row, metrics.items(), strict=True):
             for number, method in enumerate(metrics["energy distance"]):
                 nfe, values = zip(*methods.get(method, [(math.nan, math.nan)]), strict=True)
-                style = "--" if method == "euler" else "-"
+                style = "--" if method == "euler" else ("-", ":")[number // 10]
                 drawn = [max(value, 1e-3) for value in values]
-                panel.plot(nfe, drawn, style, color=f"C{number}", marker="o", markersize=4, label=method)
+                panel.plot(nfe, drawn, style, color=f"C{number % 10}", marker="o", markersize=4, label=method)
             panel.set(title=name, xlabel="network evaluations (NFE)", ylabel=metric, xscale="log", yscale="log")
             panel.set_xticks([5, 10, 20, 40])
             panel.xaxis.set_major_formatter(ScalarFormatter())
