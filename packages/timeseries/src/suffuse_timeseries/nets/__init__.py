@@ -1,0 +1,5 @@
+"""Backbones that only time series need."""
+
+from .s4d import S4D, S4DBackbone
+
+__all__ = ["S4D", "S4DBackbone"]

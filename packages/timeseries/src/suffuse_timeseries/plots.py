@@ -1,0 +1,66 @@
+"""Fan plots: history, truth, median and central bands of sample forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gluonts.dataset import DataEntry
+    from gluonts.model.forecast import Forecast
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["fan", "fans"]
+
+BANDS = ((0.05, 0.95), (0.25, 0.75))
+
+
+def fan(axes: Axes, forecast: Forecast, entry: DataEntry | None = None, history: int = 96, color: str = "C0") -> None:
+    """Draw one forecast.
+
+    Args:
+        axes: where.
+        forecast: any GluonTS forecast, of H steps.
+        entry: the series, ended where the horizon ends (then the truth is drawn too) or where it starts.
+        history: steps to show before the forecast.
+        color: of the fan.
+    """
+    horizon = forecast.index.to_timestamp()
+    for low, high in BANDS:
+        axes.fill_between(
+            horizon, forecast.quantile(low), forecast.quantile(high),
+            color=color, alpha=0.25, linewidth=0, label=f"{round(100 * (high - low))} %",
+        )  # fmt: skip
+    axes.plot(horizon, forecast.quantile(0.5), color=color, linewidth=1.6, label="median")
+    if entry is not None:
+        import pandas as pd
+
+        target = np.asarray(entry["target"])
+        stamps = pd.period_range(entry["start"], periods=len(target), freq=forecast.start_date.freq)
+        shown = stamps >= forecast.start_date - history
+        axes.plot(stamps[shown].to_timestamp(), target[shown], color="black", linewidth=1.1, label="observed", zorder=3)
+    axes.axvline(horizon[0], color="0.6", linewidth=0.8, linestyle=":")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def fans(
+    rows: Sequence[tuple[str, Sequence[Forecast]]], entries: Sequence[DataEntry], history: int = 96, ylabel: str = ""
+) -> Figure:
+    """A grid of fan plots: one row per named method, one column per entry; forecasts in the order of the entries."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * len(entries), 2.3 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(entries), sharex="col", sharey="col", squeeze=False)
+    for axis_row, (name, forecasts) in zip(grid, rows, strict=True):
+        for axes, forecast, entry in zip(axis_row, forecasts, entries, strict=True):
+            fan(axes, forecast, entry, history)
+            axes.tick_params(axis="x", rotation=20)
+        axis_row[0].set_ylabel(f"{name}\n{ylabel}" if ylabel else name)
+    for axes, entry in zip(grid[0], entries, strict=True):
+        axes.set_title(f"{entry.get('item_id') or ''}", fontsize=9)
+    grid[0][0].legend(fontsize=7, frameon=False, loc="best")
+    return figure

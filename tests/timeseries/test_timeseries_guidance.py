@@ -1,0 +1,119 @@
+"""Observation self-guidance against a Gaussian, for which the answer is known."""
+
+import pytest
+import torch
+
+from suffuse import samplers, schedules
+from suffuse.errors import InvalidArgument
+from suffuse.exact import GaussianDenoiser
+from suffuse_timeseries.tsdiff import ObservationSelfGuidance, quantile_levels
+
+SCHEDULE = schedules.VPCosine()
+LENGTH = 6
+
+
+def correlated():
+    """A random-walk-like Gaussian over (1, L): neighbours resemble each other."""
+    steps = torch.arange(LENGTH, dtype=torch.float64)
+    cov = torch.exp(-(steps[:, None] - steps).abs() / 3)
+    return GaussianDenoiser(torch.zeros(1, LENGTH, dtype=torch.float64), cov, SCHEDULE), cov
+
+
+def observations(rows):
+    """The first half is seen and is 1.5."""
+    observed = torch.zeros(rows, 1, LENGTH, dtype=torch.float64)
+    observed[..., : LENGTH // 2] = 1
+    return 1.5 * observed, observed
+
+
+def test_scale_zero_is_the_identity():
+    denoiser, _ = correlated()
+    x = torch.randn(4, 1, LENGTH, dtype=torch.float64)
+    guided = ObservationSelfGuidance(denoiser, *observations(4), guidance_scale=0.0)
+    assert torch.equal(guided(x, 0.4), denoiser(x, 0.4))
+
+
+@pytest.mark.parametrize("kind", ["ms", "q"])
+@pytest.mark.parametrize("t", [0.3, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)], ids=["float", "tensor"])
+def test_the_guided_score_is_the_score_plus_the_gradient_of_the_likelihood(kind, t):
+    """score' = score - s dE/dx, the gradient by central differences."""
+    denoiser, _ = correlated()
+    levels = quantile_levels(4).double() if kind == "q" else None
+    guided = ObservationSelfGuidance(denoiser, *observations(4), guidance_scale=0.7, levels=levels)
+    x = torch.randn(4, 1, LENGTH, dtype=torch.float64)
+    gradient = torch.zeros_like(x)
+    for i in range(LENGTH):
+        for sign in (1, -1):
+            moved = x.clone()
+            moved[..., i] += sign * 1e-5
+            for row in range(4):
+                one = torch.zeros(4, 1, 1, dtype=torch.float64)
+                one[row] = 1
+                mean = denoiser(moved, t)
+                energy = guided.energy(one * mean + (1 - one) * guided.values)
+                gradient[row, 0, i] += sign * energy / 2e-5
+    torch.testing.assert_close(guided.score(x, t), denoiser.score(x, t) - 0.7 * gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_mean_square_guidance_moves_samples_to_the_conditional_mean():
+    denoiser, cov = correlated()
+    rows, half = 512, LENGTH // 2
+    values, observed = observations(rows)
+    exact = cov[half:, :half] @ torch.linalg.solve(cov[:half, :half], torch.full((half,), 1.5, dtype=torch.float64))
+
+    def horizon(scale):
+        guided = ObservationSelfGuidance(denoiser, values, observed, guidance_scale=scale)
+        g = torch.Generator().manual_seed(0)
+        x = samplers.DDIM(steps=40)(guided, shape=values.shape, generator=g, dtype=torch.float64)
+        return x[:, 0, half:].mean(0)
+
+    free, weak, enough, too_much = ((horizon(s) - exact).norm().item() for s in (0.0, 0.05, 0.3, 2.0))
+    assert free > weak > enough
+    assert enough < 0.1 * free
+    assert too_much > 0.5 * free  # E is a sum over correlated entries: a large s overshoots
+
+
+def test_quantile_guidance_orders_the_samples_of_a_forecast_by_level():
+    """High levels are punished for lying below the observations, low ones for lying above."""
+    denoiser, _ = correlated()
+    rows = 600
+    values, observed = observations(rows)
+    levels = torch.tensor([0.05, 0.95], dtype=torch.float64).repeat_interleave(rows // 2)
+    guided = ObservationSelfGuidance(denoiser, 0 * values, observed, guidance_scale=2.0, levels=levels)
+    g = torch.Generator().manual_seed(0)
+    x = samplers.DDIM(steps=25)(guided, shape=values.shape, generator=g, dtype=torch.float64)
+    low, high = x[: rows // 2, 0].mean(), x[rows // 2 :, 0].mean()
+    assert high - low > 0.3
+
+
+@pytest.mark.parametrize("samples", [1, 20, 24, 100])
+def test_levels_are_centred_for_every_number_of_samples(samples):
+    levels = quantile_levels(samples)
+    assert len(levels) == samples and levels.mean().item() == pytest.approx(0.5)
+    assert (levels.diff() > 0).all() and levels[0] > 0 and levels[-1] < 1
+
+
+def test_guidance_works_without_grad_and_says_so_under_inference_mode():
+    denoiser, _ = correlated()
+    guided = ObservationSelfGuidance(denoiser, *observations(2))
+    x = torch.randn(2, 1, LENGTH, dtype=torch.float64)
+    with torch.no_grad():
+        assert not guided(x, 0.5).requires_grad
+    with torch.inference_mode(), pytest.raises(InvalidArgument, match="no_grad"):
+        guided(x, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"levels": torch.tensor([0.5])}, "levels"),
+        ({"levels": torch.tensor([0.0, 0.5])}, "levels"),
+        ({"observed": torch.ones(2, 1, 3)}, "observed"),
+    ],
+)
+def test_bad_arguments_are_named(changes, message):
+    denoiser, _ = correlated()
+    values, observed = observations(2)
+    with pytest.raises(InvalidArgument, match=message):
+        ObservationSelfGuidance(denoiser, values, changes.pop("observed", observed), **changes)
