@@ -389,6 +389,9 @@ class DiscreteBetas(_VariancePreserving):
         object.__setattr__(self, "betas", tuple(float(b) for b in betas))
         object.__setattr__(self, "_hash", hash(self.betas))  # a thousand floats are hashed once, not at every step
 
+    def __repr__(self) -> str:
+        return f"DiscreteBetas({len(self.betas)} betas, {self.betas[0]:.3g} to {self.betas[-1]:.3g})"
+
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined]
 

@@ -31,7 +31,7 @@ from .grids import NAMES, times
 __all__ = ["STOP", "Constraint", "Inpaint", "Noise", "Sampler", "Stage", "StepState"]
 
 Noise: TypeAlias = Callable[[], Tensor]
-Coefficients: TypeAlias = tuple[float, ...]
+Coefficients: TypeAlias = tuple[Any, ...]
 
 #: Returned by a callback to end the sampling early.
 STOP = object()
@@ -41,10 +41,11 @@ STOP = object()
 class Stage:
     """One evaluation of the denoiser: at time t, with the update's coefficients, and the level it leads to.
 
-    ``lands`` is False where x is only an intermediate point of a step (a predictor).
+    ``t`` is None where x is only moved (noise raised), with no evaluation and no mean. ``lands`` is False where x is
+    only an intermediate point of a step (a predictor).
     """
 
-    t: float
+    t: float | None
     coefficients: Coefficients
     level: Level
     lands: bool = True
@@ -117,19 +118,16 @@ class Sampler(ABC):
 
     # --- what a subclass supplies -------------------------------------------------------------------------------
     @abstractmethod
-    def coefficients(self, t: Level, s: Level, before: Level | None) -> Coefficients:
-        """The floats of the step from level t to level s < t; ``before`` is the level the last step came from."""
+    def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
+        """The floats of the step from level t to level s < t; ``past`` has the levels before t, the last one first."""
 
     @abstractmethod
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         """The update: x at the next level, and what the step after it needs to remember."""
 
-    def plan(self, levels: Sequence[Level]) -> list[Stage]:
+    def plan(self, levels: Sequence[Level], schedule: Schedule) -> list[Stage]:
         """The stages from levels[0] to levels[-1]; one per step unless a solver evaluates more often."""
-        return [
-            Stage(t.t, self.coefficients(t, s, levels[i - 1] if i else None), s)
-            for i, (t, s) in enumerate(pairwise(levels))
-        ]
+        return [Stage(t.t, self.coefficients(t, s, levels[:i][::-1]), s) for i, (t, s) in enumerate(pairwise(levels))]
 
     # --- what a user calls --------------------------------------------------------------------------------------
     def __call__(
@@ -234,12 +232,13 @@ class Sampler(ABC):
         if constraint is not None:
             x = constraint(x, levels[0], noise)
         answer = yield StepState(0, levels[0], x, None, 0)
-        state, done = None, 0
-        for nfe, stage in enumerate(self.plan(levels), start=1):
+        state, mean, done, nfe = None, x, 0, 0
+        for stage in self.plan(levels, denoiser.schedule):
             x = answer if isinstance(answer, Tensor) else x
             answer = None
             with torch.set_grad_enabled(grad):
-                mean = denoiser(x, stage.t, cond)
+                if stage.t is not None:
+                    mean, nfe = denoiser(x, stage.t, cond), nfe + 1
                 x, state = self.step(x, mean, state, noise, stage.coefficients)
                 if stage.lands and constraint is not None:
                     x = constraint(x, stage.level, noise)
@@ -254,7 +253,7 @@ class Sampler(ABC):
 
     def nfe(self, schedule: Schedule) -> int:
         """Evaluations of the denoiser for a whole run."""
-        return len(self.plan(self.levels(schedule)))
+        return sum(stage.t is not None for stage in self.plan(self.levels(schedule), schedule))
 
 
 def _first(

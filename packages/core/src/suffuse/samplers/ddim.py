@@ -11,6 +11,7 @@ Song, Meng, Ermon (2021), "Denoising Diffusion Implicit Models", arXiv:2010.0250
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class DDIM(Sampler):
         if not 0 <= self.eta <= 1:
             raise InvalidArgument(f"eta must lie in [0, 1], got {self.eta}")
 
-    def coefficients(self, t: Level, s: Level, before: Level | None) -> Coefficients:
+    def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
         tau = 1 - (s.kappa / t.kappa) ** 2
         carry = s.sigma * math.sqrt(1 - self.eta**2 * tau) / t.sigma
         return s.alpha - carry * t.alpha, carry, self.eta * s.sigma * math.sqrt(tau)
@@ -56,7 +57,7 @@ class DDPM(Sampler):
     Kingma et al. (2021), "Variational Diffusion Models", arXiv:2107.00630, app. A.
     """
 
-    def coefficients(self, t: Level, s: Level, before: Level | None) -> Coefficients:
+    def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
         transition = t.alpha / s.alpha
         variance = t.sigma**2 - transition**2 * s.sigma**2
         shrink = (s.sigma / t.sigma) ** 2

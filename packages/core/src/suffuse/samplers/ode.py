@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..schedules import Level
+from ..schedules import Level, Schedule
 from .base import Coefficients, Noise, Sampler, Stage
 
 __all__ = ["Euler", "Heun"]
@@ -40,7 +40,7 @@ def _move(t: Level, s: Level) -> tuple[float, float]:
 class Euler(Sampler):
     """First order, one evaluation a step."""
 
-    def coefficients(self, t: Level, s: Level, before: Level | None) -> Coefficients:
+    def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
         return *_move(t, s), *_slope(t)
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
@@ -51,10 +51,10 @@ class Euler(Sampler):
 class Heun(Euler):
     """Second order, two evaluations a step and one for the last: 2 n - 1 for n steps to the clean end."""
 
-    def plan(self, levels: Sequence[Level]) -> list[Stage]:
+    def plan(self, levels: Sequence[Level], schedule: Schedule) -> list[Stage]:
         stages = []
         for t, s in pairwise(levels):
-            predict = self.coefficients(t, s, None)
+            predict = self.coefficients(t, s, ())
             if s.sigma == 0:
                 stages.append(Stage(t.t, predict, s))
             else:
