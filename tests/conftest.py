@@ -17,6 +17,11 @@ def _data_root() -> Path | None:
     return Path(value).resolve() if value and Path(value).is_dir() else None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A package that cannot be used fails tests. (Named in pyproject.toml, the class would load before coverage.)"""
+    config.addinivalue_line("filterwarnings", "error::suffuse.registry.RegistryWarning")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `data` without data, and tests marked `gpu` without a CUDA device."""
     no_data = _data_root() is None
