@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import analysis as analysis
     from . import bench as bench
     from . import data as data
     from . import errors as errors
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .denoiser import NetworkDenoiser as NetworkDenoiser
     from .denoiser import as_denoiser as as_denoiser
 
-_MODULES = ("bench", "data", "errors", "exact", "guidance", "hub", "metrics", "nets", "random", "recipes")
+_MODULES = ("analysis", "bench", "data", "errors", "exact", "guidance", "hub", "metrics", "nets", "random", "recipes")
 _MODULES += ("samplers", "schedules", "training")  # type: ignore[assignment]
 _NAMES = {
     "Condition": "condition",

@@ -11,8 +11,10 @@ from .dpm_solver import DPMSolverPP
 from .edm import EDMHeun
 from .evodiff import EVODiff
 from .grids import GRIDS, times
+from .inversion import invert
 from .langevin import PredictorCorrector
 from .ode import Euler, Heun
+from .teleport import Teleport
 from .unipc import UniPC
 
 #: Every sampler by the name used on the command line and in benchmark rows.
@@ -54,9 +56,11 @@ __all__ = [
     "PredictorCorrector",
     "Sampler",
     "StepState",
+    "Teleport",
     "UniPC",
     "VelocityAB",
     "by_name",
+    "invert",
     "times",
 ]
 

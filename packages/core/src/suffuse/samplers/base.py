@@ -221,7 +221,7 @@ class Sampler(ABC):
     ) -> Generator[StepState, Any, None]:
         """The loop itself, one state at a time, the start first; ``send`` a tensor to replace x. Arguments as above."""
         levels = self.levels(denoiser.schedule, start, stop)
-        x = _first(denoiser, levels[0], shape, x, init, generator, device, dtype)
+        x = first_state(denoiser, levels[0], shape, x, init, generator, device, dtype)
         if cond is not None and len(cond) not in (0, len(x)):
             raise InvalidArgument(f"cond has batch size {len(cond)}, the samples {len(x)}; use cond.repeat or index it")
         event = x
@@ -256,7 +256,7 @@ class Sampler(ABC):
         return sum(stage.t is not None for stage in self.plan(self.levels(schedule), schedule))
 
 
-def _first(
+def first_state(
     denoiser: Denoiser,
     level: Level,
     shape: Sequence[int] | None,
