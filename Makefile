@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 MANIFESTS := $(wildcard packages/*/pyproject.toml)
 
 DEMO := core/digits medical/tissue-to-t1 timeseries/forecasting rl_planning/speed-planning \
-        materials3d/volume-fraction graphs/heterophily
+        materials3d/volume-fraction graphs/accuracy
 
 .PHONY: help demo bench test lint results install constraints clean
 .DEFAULT_GOAL := help

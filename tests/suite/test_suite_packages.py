@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -163,13 +164,20 @@ DOCUMENTS = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("packages/*
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_code_in_readmes_runs(path, tmp_path):
-    """Each Python block of each README runs on its own, in an empty folder."""
+    """Each Python block of each README runs on its own, in an empty folder; data sets are made and kept there too."""
     blocks = BLOCK.findall(path.read_text(encoding="utf-8"))
     assert blocks
     for number, block in enumerate(blocks):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = subprocess.run([sys.executable, "-c", block], cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=folder,
+            env={**os.environ, "MINARI_DATASETS_PATH": str(folder), "MPLBACKEND": "Agg"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, f"block {number}:\n{block}\n{done.stderr[-2000:]}"
 
 
