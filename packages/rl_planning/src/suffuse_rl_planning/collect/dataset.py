@@ -1,0 +1,189 @@
+"""From controllers to a Minari dataset: diverse gaits, transitions between them, and noise on the motors."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from suffuse.errors import InvalidArgument, unknown
+
+from .. import behaviours
+from ..envs import Array, Robot, Rollout, make, quiet_model_loading, robot, rollout
+from .cpg import CPG, FADE_STEPS, RandomPolicy, control_step
+
+DATASET_ID = "suffuse/halfcheetah/cpg-v0"
+BUNDLED = {"HalfCheetah-v5": "halfcheetah.csv"}
+HELD_OUT = 10  # every tenth controller belongs to the test split
+
+
+@functools.cache
+def _table(file: str) -> Array:
+    return np.loadtxt(str(importlib.resources.files(__package__).joinpath(file)), delimiter=",", skiprows=1)
+
+
+def _bundled(env_id: str) -> Array:
+    robot(env_id)
+    if env_id not in BUNDLED:
+        raise InvalidArgument(
+            f"no controllers are bundled for env_id={env_id!r}, only for {', '.join(BUNDLED)}; "
+            "find some with collect.search.search and pass parameters="
+        )
+    return _table(BUNDLED[env_id])
+
+
+def controllers(env_id: str) -> Array:
+    """The bundled controllers of a robot (n, p), slowest first, found by :mod:`~suffuse_rl_planning.collect.search`."""
+    return _bundled(env_id)[:, len(behaviours.UNITS) :].copy()
+
+
+def measured_controllers(env_id: str) -> dict[str, Array]:
+    """What the bundled controllers did when they were found: behaviour -> (n,) in its unit."""
+    return {name: _bundled(env_id)[:, k].copy() for k, name in enumerate(behaviours.UNITS)}
+
+
+def spread(n: int, total: int) -> Array:
+    """n indices spread evenly over ``total``; with n > total each is used several times."""
+    return np.floor(np.arange(n) * total / n).astype(int)
+
+
+def schedule(
+    known: Robot, pool: Array, dt: float, *, episodes: int, steps: int, switch: float, seed: int
+) -> tuple[CPG, list[list[int]]]:
+    """Which controller drives which episode, and which second one takes over where.
+
+    Returns:
+        the policy of all episodes, and the controller indices of each.
+    """
+    generator = np.random.default_rng(seed)
+    first = spread(episodes, len(pool))
+    second = np.where(generator.random(episodes) < switch, generator.integers(len(pool), size=episodes), first)
+    at = generator.integers(steps // 4, max(steps // 4 + 1, 3 * steps // 4 - FADE_STEPS), size=episodes)
+    used = [[int(a)] if a == b else [int(a), int(b)] for a, b in zip(first, second, strict=True)]
+    return CPG(known, pool[first], dt, then=pool[second], at=at), used
+
+
+def collect(
+    dataset_id: str = DATASET_ID,
+    *,
+    env_id: str = "HalfCheetah-v5",
+    episodes: int = 120,
+    steps: int = 200,
+    parameters: Array | None = None,
+    controller: str = "cpg",
+    action_noise: float = 0.1,
+    switch: float = 0.25,
+    contaminate: float = 0.0,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Any:
+    """Record behaviour and write it as a Minari dataset under ``MINARI_DATASETS_PATH``.
+
+    Args:
+        dataset_id: ``namespace/name-vN``.
+        env_id: a known robot.
+        episodes: number of episodes, spread evenly over the controllers.
+        steps: control steps of each.
+        parameters: (n, p) of CPGs to drive with; the bundled ones if None.
+        controller: "cpg", or "random" for uniform motor commands only.
+        action_noise: standard deviation of the noise on executed motor commands.
+        switch: share of the episodes in which a second controller takes over.
+        contaminate: share of further episodes, driven at random, that spoil the dataset.
+        seed: of everything.
+        overwrite: replace a dataset of this id.
+
+    Returns:
+        the ``minari.MinariDataset``. Each step has the infos ``qpos``, ``qvel``, ``speed`` (m/s), ``height`` (m) and
+        ``energy`` (W); each episode the metadata ``controllers``, ``split`` and its mean behaviour.
+    """
+    import minari
+
+    known = robot(env_id)
+    if controller not in ("cpg", "random"):
+        raise unknown("controller", controller, ("cpg", "random"))
+    for name, value, low in (("episodes", episodes, 1), ("steps", steps, 2)):
+        if value < low:
+            raise InvalidArgument(f"{name} must be at least {low}, got {value}")
+    for name, share in (("switch", switch), ("contaminate", contaminate)):
+        if not 0 <= share <= 1:
+            raise InvalidArgument(f"{name} must lie in [0, 1], got {share}")
+    if dataset_id in minari.list_local_datasets(compatible_minari_version=False):
+        if not overwrite:
+            raise InvalidArgument(
+                f"dataset_id={dataset_id!r} exists; load it, choose another id or pass overwrite=True"
+            )
+        minari.delete_dataset(dataset_id)
+
+    buffers: list[Any] = []
+    metadata: list[dict[str, Any]] = []
+
+    def record(policy: Any, used: list[list[int]], noise: float, at: int) -> None:
+        result = rollout(policy, env_id=env_id, n=len(used), steps=steps, seed=at, action_noise=noise)
+        means = {name: result.behaviour(name) for name in behaviours.UNITS}
+        for i, indices in enumerate(used):
+            buffers.append(_buffer(result, i, number=len(buffers), seed=at + i))
+            held_out = any(index % HELD_OUT == HELD_OUT // 2 for index in indices)
+            metadata.append(
+                {
+                    "controllers": indices,
+                    "split": "test" if held_out else "train",
+                    **{name: float(mean[i]) for name, mean in means.items()},
+                }
+            )
+
+    noisy = episodes if controller == "random" else round(contaminate * episodes)
+    if controller == "cpg":
+        pool = controllers(env_id) if parameters is None else np.asarray(parameters, dtype=float)
+        policy, used = schedule(
+            known, pool, control_step(env_id), episodes=episodes, steps=steps, switch=switch, seed=seed
+        )
+        record(policy, used, action_noise, seed)
+    if noisy:
+        record(RandomPolicy(known.joints, seed), [[] for _ in range(noisy)], 0.0, seed + episodes)
+
+    env = make(env_id)
+    try:
+        with quiet_model_loading():
+            dataset = minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=env,
+                eval_env=env,
+                algorithm_name=controller,
+                author="suffuse",
+                author_email="none",
+                code_permalink="none",
+                description=f"{len(buffers)} episodes of {env_id} driven by {controller} controllers",
+                requirements=[f"{name}=={version(name)}" for name in ("gymnasium", "mujoco")],
+            )
+    finally:
+        env.close()
+    dataset.storage.update_episode_metadata(metadata)
+    return dataset
+
+
+def _buffer(result: Rollout, i: int, *, number: int, seed: int) -> Any:
+    """Row i as Minari wants its episodes: T + 1 observations and infos, T of everything else."""
+    from minari.data_collector import EpisodeBuffer
+
+    length = int(result.length[i])
+    ended = np.zeros(length, bool)
+    ended[-1] = True
+    nothing = np.zeros(length, bool)
+    fell = bool(result.terminated[i])
+    infos = {"qpos": result.qpos[i, : length + 1], "qvel": result.qvel[i, : length + 1]}
+    for name, series in result.series().items():
+        infos[name] = np.concatenate([[0.0], series[i, :length]])  # nothing was done before the first observation
+    return EpisodeBuffer(
+        id=number,
+        seed=seed,
+        observations=result.observations[i, : length + 1],
+        actions=result.actions[i, :length],
+        rewards=list(result.rewards[i, :length]),
+        terminations=list(ended if fell else nothing),
+        truncations=list(nothing if fell else ended),
+        infos=infos,
+    )

@@ -1,0 +1,278 @@
+"""The robots: planar gymnasium MuJoCo environments, many at once, with state resets and measured behaviour.
+
+A planar walker with j joints observes ``[z, pitch, joint angles (j), v_x, v_z, pitch rate, joint velocities (j)]``,
+that is its generalised positions without x, then its generalised velocities (metres, radians, seconds).
+Actions are motor commands in [-1, 1]. A :class:`Rollout` is what n environments did for T steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from suffuse.errors import InvalidArgument, unknown
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Robot:
+    """One planar robot: how to make it and how to read its observation.
+
+    Attributes:
+        env_id: gymnasium id.
+        joints: number j of actuated joints; the observation has 2 j + 5 entries.
+        gear: torque in N m of a motor command of 1, per joint.
+        height_offset: torso height in metres minus the first observation.
+        options: keyword arguments of ``gymnasium.make``.
+    """
+
+    env_id: str
+    joints: int
+    gear: tuple[float, ...]
+    height_offset: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def observation_dim(self) -> int:
+        return 2 * self.joints + 5
+
+    def angles(self, observation: Array) -> Array:
+        """Joint angles (..., j) in rad."""
+        return observation[..., 2 : 2 + self.joints]
+
+    def joint_rates(self, observation: Array) -> Array:
+        """Joint velocities (..., j) in rad/s."""
+        return observation[..., 5 + self.joints :]
+
+    def pitch(self, observation: Array) -> Array:
+        """Torso pitch (...,) in rad."""
+        return observation[..., 1]
+
+    def pitch_rate(self, observation: Array) -> Array:
+        """Torso pitch rate (...,) in rad/s."""
+        return observation[..., 4 + self.joints]
+
+    def forward_velocity(self, observation: Array) -> Array:
+        """Forward velocity of the torso (...,) in m/s."""
+        return observation[..., 2 + self.joints]
+
+    def height(self, observation: Array) -> Array:
+        """Torso height above the ground (...,) in m."""
+        return observation[..., 0] + self.height_offset
+
+    def power(self, observation: Array, action: Array) -> Array:
+        """Mechanical power of the motors, sum |torque x joint rate| (...,) in W."""
+        torque = np.asarray(self.gear) * np.clip(action, -1.0, 1.0)
+        return cast(Array, np.abs(torque * self.joint_rates(observation)).sum(-1))
+
+
+ROBOTS = {
+    robot.env_id: robot
+    for robot in (
+        Robot("HalfCheetah-v5", 6, (120.0, 90.0, 60.0, 120.0, 60.0, 30.0), height_offset=0.7),
+        Robot("Walker2d-v5", 6, (100.0,) * 6, options={"terminate_when_unhealthy": False}),
+        Robot("Hopper-v5", 3, (200.0,) * 3),
+    )
+}
+
+
+def robot(env_id: str) -> Robot:
+    """The robot of a gymnasium id, or one clear error with the known ids."""
+    if env_id not in ROBOTS:
+        raise unknown("environment", env_id, ROBOTS)
+    return ROBOTS[env_id]
+
+
+def headless() -> None:
+    """Let MuJoCo draw without a display, if EGL is installed. Call before anything imports mujoco."""
+    on_screen = os.environ.get("DISPLAY") or sys.platform != "linux"
+    if not on_screen and "mujoco" not in sys.modules and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+@contextlib.contextmanager
+def quiet_model_loading() -> Iterator[None]:
+    """Drop MuJoCo's deprecation message about half_cheetah.xml, which it also appends to MUJOCO_LOG.TXT."""
+    headless()
+    import mujoco
+
+    api = cast(Any, mujoco)
+    previous = api.get_mju_user_warning()
+    api.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        api.set_mju_user_warning(previous)
+
+
+def make(env_id: str, **options: Any) -> Any:
+    """One environment of a known robot. ``options`` go to ``gymnasium.make`` (``render_mode="rgb_array"``, …)."""
+    import gymnasium
+
+    known = robot(env_id)
+    with quiet_model_loading():
+        return gymnasium.make(env_id, **{**known.options, **options})
+
+
+def make_vec(env_id: str, n: int, **options: Any) -> Any:
+    """n environments in lockstep (gymnasium ``SyncVectorEnv``); one that ends restarts in the same step."""
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+
+    known = robot(env_id)
+    if n < 1:
+        raise InvalidArgument(f"n must be at least 1 environment, got {n}")
+    with quiet_model_loading():
+        return gymnasium.make_vec(
+            env_id,
+            num_envs=n,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **{**known.options, **options},
+        )
+
+
+def get_states(venv: Any) -> tuple[Array, Array]:
+    """Generalised positions (n, nq) and velocities (n, nv) of all environments."""
+    data = [env.unwrapped.data for env in venv.envs]
+    return np.stack([d.qpos.copy() for d in data]), np.stack([d.qvel.copy() for d in data])
+
+
+def set_states(venv: Any, qpos: Array, qvel: Array) -> Array:
+    """Put every environment into a stored state; returns the observations (n, o)."""
+    if len(qpos) != venv.num_envs or len(qvel) != venv.num_envs:
+        raise InvalidArgument(f"qpos and qvel need {venv.num_envs} rows, one per environment, got {len(qpos)}")
+    for env, position, velocity in zip(venv.envs, qpos, qvel, strict=True):
+        env.unwrapped.set_state(np.asarray(position, dtype=float), np.asarray(velocity, dtype=float))
+    return np.stack([env.unwrapped._get_obs() for env in venv.envs])
+
+
+class Policy(Protocol):
+    """What acts: the ``predict`` of stable-baselines3, on a batch of environments."""
+
+    def predict(
+        self, observation: Array, state: Any = None, episode_start: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Any]:
+        """observation (n, o) -> (action (n, a) in [-1, 1], state to hand back at the next step)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """n episodes of at most T control steps of ``dt`` seconds; entries past ``length`` are not part of an episode.
+
+    Attributes:
+        observations: (n, T + 1, o).
+        actions: (n, T, a), as executed, in [-1, 1].
+        rewards: (n, T), the environment's own.
+        qpos, qvel: (n, T + 1, nq) and (n, T + 1, nv), for state resets and rendering; qpos[..., 0] is x in m.
+        length: (n,) steps before the episode ended.
+        terminated: (n,) bool, the robot fell (never for HalfCheetah).
+    """
+
+    env_id: str
+    dt: float
+    observations: Array
+    actions: Array
+    rewards: Array
+    qpos: Array
+    qvel: Array
+    length: Array
+    terminated: Array
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+    def series(self) -> dict[str, Array]:
+        """Behaviour per control step, each (n, T): see :mod:`suffuse_rl_planning.behaviours`."""
+        known = robot(self.env_id)
+        after = self.observations[:, 1:]
+        return {
+            "speed": np.diff(self.qpos[..., 0], axis=1) / self.dt,
+            "height": known.height(after),
+            "energy": known.power(after, self.actions),
+        }
+
+    def behaviour(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Mean of a behaviour over control steps start … stop of each episode: (n,), in its unit."""
+        steps = np.arange(self.actions.shape[1])
+        stop = len(steps) if stop is None else stop
+        inside = (steps >= start) & (steps < np.minimum(stop, self.length)[:, None])
+        values = np.where(inside, self.series()[name], 0.0).sum(1)
+        return cast(Array, values / np.maximum(inside.sum(1), 1))
+
+
+def rollout(
+    policy: Policy,
+    *,
+    env_id: str,
+    n: int,
+    steps: int,
+    seed: int = 0,
+    start: tuple[Array, Array] | None = None,
+    action_noise: float = 0.0,
+) -> Rollout:
+    """Let a policy act in n environments at once for at most ``steps`` control steps.
+
+    Args:
+        policy: anything with ``predict``; called once per step with all observations.
+        env_id: a known robot.
+        n: number of environments.
+        steps: T.
+        seed: of the initial states and of the action noise.
+        start: states (qpos (n, nq), qvel (n, nv)) to start from, in place of the environment's own reset.
+        action_noise: standard deviation of Gaussian noise on the executed motor commands.
+    """
+    if steps < 1:
+        raise InvalidArgument(f"steps must be at least 1, got {steps}")
+    noise = np.random.default_rng(seed)
+    venv = make_vec(env_id, n, max_episode_steps=steps + 1)
+    try:
+        observation, _ = venv.reset(seed=seed)
+        if start is not None:
+            observation = set_states(venv, *start)
+        qpos, qvel = get_states(venv)
+        observations, positions, velocities = [observation], [qpos], [qvel]
+        actions, rewards = [], []
+        running, length = np.ones(n, bool), np.zeros(n, int)
+        memory, first = None, np.ones(n, bool)
+        for _ in range(steps):
+            action, memory = policy.predict(observation, memory, first)
+            if action_noise:
+                action = action + action_noise * noise.standard_normal(action.shape)
+            action = np.clip(action, -1.0, 1.0).astype(np.float32)
+            observation, reward, terminated, _, info = venv.step(action)
+            qpos, qvel = get_states(venv)
+            length += running
+            running = running & ~terminated
+            first = terminated
+            after = observation.copy()
+            for i in np.flatnonzero(terminated):
+                after[i] = info["final_obs"][i]
+            observations.append(after)
+            positions.append(qpos)
+            velocities.append(qvel)
+            actions.append(action)
+            rewards.append(reward)
+        return Rollout(
+            env_id=env_id,
+            dt=float(venv.envs[0].unwrapped.dt),
+            observations=np.stack(observations, 1),
+            actions=np.stack(actions, 1),
+            rewards=np.stack(rewards, 1),
+            qpos=np.stack(positions, 1),
+            qvel=np.stack(velocities, 1),
+            length=length,
+            terminated=~running,
+        )
+    finally:
+        venv.close()

@@ -1,0 +1,63 @@
+"""The planner's training loss: the current observation is given clean, and the first action counts most.
+
+With M the pinned entries (the observation of step 0), W the loss weights and w(t) core's weighting of noise levels,
+
+    x_t = M x_0 + (1 - M) (alpha_t x_0 + sigma_t eps),    L = E w(t) mean(W (1 - M) (D(x_t, t, c) - x_0)^2).
+
+A sampler that pins the clean observation at every level then shows the network what it was trained on; noising the
+known part as in image inpainting would not. Janner et al. (2022), arXiv:2205.09991; weight 10 of the first action as
+in their code and in Dong et al. (2024), arXiv:2310.02054.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from suffuse import Condition, Denoiser
+from suffuse.training import DenoisingObjective
+
+
+@dataclass(frozen=True)
+class PinnedObjective(DenoisingObjective):
+    """Core's denoising objective on normalised plans x0 (B, o + a, H), with the first observation pinned.
+
+    Args:
+        cond_dropout, drop_per_name: each behaviour is masked apart from the others, so that any subset can be asked.
+        observation_dim: o.
+        first_action_weight: W of the action that is executed first; 1 elsewhere.
+    """
+
+    cond_dropout: float = 0.2
+    drop_per_name: bool = True
+    observation_dim: int = 0
+    first_action_weight: float = 10.0
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Condition | None = None,
+        generator: torch.Generator | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """The scalar loss of a batch; ``weight`` broadcasts against x0."""
+        pinned, per_entry = self.masks(x0)
+        t = self.time(denoiser.schedule, len(x0), generator, x0.device)
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        if cond is not None:
+            cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name)
+        x = torch.where(pinned, x0, denoiser.schedule.add_noise(x0, t, noise))
+        error = (denoiser(x, t, cond) - x0).square() * self.weight(denoiser, denoiser.schedule.level(t, like=x0))
+        loss: Tensor = (error * per_entry * (1.0 if weight is None else weight)).mean()
+        return loss
+
+    def masks(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """M (o + a, H) bool, and W (1 - M) with mean 1."""
+        pinned = torch.zeros(x0.shape[1:], dtype=torch.bool, device=x0.device)
+        pinned[: self.observation_dim, 0] = True
+        per_entry = torch.ones(x0.shape[1:], device=x0.device, dtype=x0.dtype).masked_fill(pinned, 0.0)
+        per_entry[self.observation_dim :, 0] = self.first_action_weight
+        return pinned, per_entry / per_entry.mean()
