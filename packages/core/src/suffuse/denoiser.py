@@ -118,6 +118,29 @@ def as_denoiser(
     return FunctionDenoiser(function, schedule)
 
 
+def input_scale(level: Level, data_std: float) -> Any:
+    """c_in = (alpha^2 s^2 + sigma^2)^(-1/2)."""
+    return (level.alpha**2 * data_std**2 + level.sigma**2) ** -0.5
+
+
+def output_coefficients(level: Level, prediction_type: str, data_std: float = 1.0) -> tuple[Any, Any]:
+    """(a, b) with D = a x + b F for a network's output F: the table in ``NetworkDenoiser``."""
+    match prediction_type:
+        case "sample":
+            return 0.0, 1.0
+        case "epsilon":
+            return 1 / level.alpha, -level.sigma / level.alpha
+        case "flow_prediction":
+            # sigma'/W and sigma/W divided through by sigma', which is infinite at t = 0 for some schedules
+            ratio = level.sigma / level.dsigma
+            scale = 1 / (level.alpha - level.dalpha * ratio)
+            return scale, -scale * ratio
+        case "v_prediction":
+            c_in = input_scale(level, data_std)
+            return level.alpha * (data_std * c_in) ** 2, -level.sigma * data_std * c_in
+    raise InvalidArgument(f"prediction_type must be one of {PREDICTION_TYPES}, got {prediction_type!r}")
+
+
 @hub.serializable
 class NetworkDenoiser(Denoiser, ModelHubMixin):
     r"""A network made a denoiser: it sees c_in x and the noise level, and its output F is read as
@@ -183,23 +206,11 @@ class NetworkDenoiser(Denoiser, ModelHubMixin):
 
     def input_scale(self, level: Level) -> Any:
         """c_in, which gives the network inputs of variance one."""
-        return (level.alpha**2 * self.data_std**2 + level.sigma**2) ** -0.5
+        return input_scale(level, self.data_std)
 
     def coefficients(self, level: Level) -> tuple[Any, Any]:
         """(a, b) with D = a x + b F; 1/b^2 weights errors of D as errors of F."""
-        match self.prediction_type:
-            case "sample":
-                return 0.0, 1.0
-            case "epsilon":
-                return 1 / level.alpha, -level.sigma / level.alpha
-            case "flow_prediction":
-                # sigma'/W and sigma/W divided through by sigma', which is infinite at t = 0 for some schedules
-                ratio = level.sigma / level.dsigma
-                scale = 1 / (level.alpha - level.dalpha * ratio)
-                return scale, -scale * ratio
-            case _:
-                c_in = self.input_scale(level)
-                return level.alpha * (self.data_std * c_in) ** 2, -level.sigma * self.data_std * c_in
+        return output_coefficients(level, self.prediction_type, self.data_std)
 
     # --- sharing: huggingface_hub's save_pretrained, from_pretrained and push_to_hub, on our own format ----------
     def _save_pretrained(self, save_directory: Path) -> None:
