@@ -113,7 +113,7 @@ def to_mean(output: Tensor, x: Tensor, schedule: Schedule, t: Scalar, prediction
     return a * x + b * output
 
 
-class SuffuseScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class SuffuseScheduler(SchedulerMixin, ConfigMixin):
     """One of our samplers as a diffusers scheduler.
 
     Args:
@@ -127,7 +127,7 @@ class SuffuseScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012
     order = 1
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         num_train_timesteps: int = 1000,
