@@ -323,7 +323,7 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
 
 def _readable(text: str) -> str:
     """Types as their names."""
-    return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
+    return re.sub(r"<class\s+'(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
 
 
 @contextmanager
