@@ -12,7 +12,7 @@ from suffuse.errors import CheckpointError, InvalidArgument, SuffuseError, Train
 from suffuse.exact import GaussianDenoiser
 from suffuse.nets import DiT
 from suffuse.schedules import EDM, RectifiedFlow, VPCosine, VPLinear
-from suffuse.training import EMA, DenoisingObjective, LogitNormalTime, LogNormalKappa, UniformTime, fit
+from suffuse.training import EMA, DenoisingObjective, FokkerPlanck, LogitNormalTime, LogNormalKappa, UniformTime, fit
 from suffuse.training.state import read_state, write_state
 
 
@@ -119,7 +119,53 @@ def test_elements_can_be_weighted():
     assert objective(denoiser, x0, None, torch.Generator().manual_seed(0)) > 1e6
 
 
+def test_the_fokker_planck_regulariser_vanishes_for_a_score_and_lowers_the_residual_of_a_network():
+    exact = GaussianDenoiser(torch.zeros(2), torch.tensor([0.5, 2.0]), EDM())
+    x0 = exact.sample(64, torch.Generator().manual_seed(0))
+    term = FokkerPlanck(weight=1.0)
+    assert term(exact, x0, None, torch.Generator().manual_seed(0)).item() < 1e-12
+
+    class Smooth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 2))
+
+        def forward(self, x, c_noise, cond=None):
+            return self.net(torch.cat([x, c_noise[:, None]], -1))
+
+    residuals = []
+    for regularisers in ((), (FokkerPlanck(0.1, points=32),)):
+        torch.manual_seed(0)
+        objective = DenoisingObjective(LogNormalKappa(0.0, 1.0), regularisers=regularisers)
+        denoiser = NetworkDenoiser(Smooth(), EDM())
+        trained = fit(denoiser, x0.float(), steps=150, lr=1e-2, objective=objective, ema_decay=0.9, progress=False)
+        residuals.append(float(term(trained, x0.float(), None, torch.Generator().manual_seed(1))))
+    assert residuals[1] < 0.7 * residuals[0]
+
+
+def test_a_little_noise_on_conditions_stays_in_its_bounds():
+    cond = Condition(tokens={"a": torch.zeros(500, 1, 4)}, masks={"a": (torch.arange(500) < 250)[:, None]})
+    noisy = cond.perturb(1.0, torch.Generator().manual_seed(0)).tokens["a"]
+    assert bool((noisy[250:] == 0).all())
+    assert float(noisy[:250].abs().max()) == pytest.approx(0.5, abs=0.01)  # 1 / sqrt(4)
+    assert float(noisy[:250].mean()) == pytest.approx(0, abs=0.03)
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise, cond=None):
+            seen.append(cond.tokens["a"])
+            return x
+
+    objective = DenoisingObjective(cond_noise=1.0, cond_dropout=0.0)
+    objective(NetworkDenoiser(Spy(), VPCosine()), torch.zeros(500, 3), cond)
+    assert bool(seen[0][:250].any())
+
+
 def test_bad_objectives_say_what_is_wrong():
+    with pytest.raises(InvalidArgument, match="cond_noise"):
+        DenoisingObjective(cond_noise=-1)
+    with pytest.raises(InvalidArgument, match="weight >= 0"):
+        FokkerPlanck(weight=-1)
     with pytest.raises(InvalidArgument, match="did you mean 'uniform'"):
         DenoisingObjective(weighting="unifrom")
     with pytest.raises(InvalidArgument, match="cond_dropout"):

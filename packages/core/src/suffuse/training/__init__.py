@@ -4,12 +4,14 @@ from .ema import EMA
 from .fit import fit
 from .module import DiffusionModule
 from .objective import DenoisingObjective
+from .regularisers import FokkerPlanck
 from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformTime
 
 __all__ = [
     "EMA",
     "DenoisingObjective",
     "DiffusionModule",
+    "FokkerPlanck",
     "LogNormalKappa",
     "LogitNormalTime",
     "TimeSampler",

@@ -92,7 +92,9 @@ def fit(
     dataset = _dataset(data, cond, "data")
     folder = None if out is None else Path(out)
     settings = {
-        "model": hub.describe(denoiser), "objective": repr(objective or DenoisingObjective()), "batch_size": batch_size,
+        # a model that cannot be saved is refused here, before the work, and only where it is to be saved
+        "model": None if folder is None else hub.describe(denoiser),
+        "objective": repr(objective or DenoisingObjective()), "batch_size": batch_size,
         "lr": lr, "lr_schedule": lr_schedule, "weight_decay": weight_decay, "ema_decay": ema_decay, "seed": seed,
         "samples": len(dataset) if hasattr(dataset, "__len__") else None,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from ..condition import Condition
 from ..denoiser import Denoiser, NetworkDenoiser
 from ..errors import InvalidArgument, unknown
 from ..schedules import Level
+from .regularisers import Regulariser
 from .times import TimeSampler, UniformTime
 
 __all__ = ["DenoisingObjective", "Weighting"]
@@ -36,20 +37,26 @@ class DenoisingObjective:
             ``"edm"`` is (sigma^2 + alpha^2 s^2) / (sigma s)^2 of Karras et al. (2022), arXiv:2206.00364.
         cond_dropout: probability of replacing the condition of a sample by null, for classifier-free guidance.
         drop_per_name: drop each named condition apart, so that every subset can be asked for.
+        cond_noise: strength of the noise added to condition tokens (``Condition.perturb``); 0 for none.
         gamma: of ``"min_snr"``.
+        regularisers: further terms of the loss, see ``suffuse.training.regularisers``.
     """
 
     time: TimeSampler = field(default_factory=UniformTime)
     weighting: Weighting = "uniform"
     cond_dropout: float = 0.1
     drop_per_name: bool = False
+    cond_noise: float = 0.0
     gamma: float = 5.0
+    regularisers: tuple[Regulariser, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weighting not in get_args(Weighting):
             raise unknown("weighting", self.weighting, get_args(Weighting))
         if not 0 <= self.cond_dropout <= 1:
             raise InvalidArgument(f"cond_dropout must lie in [0, 1], got {self.cond_dropout}")
+        if self.cond_noise < 0:
+            raise InvalidArgument(f"cond_noise must not be negative, got {self.cond_noise}")
 
     def __call__(
         self,
@@ -70,11 +77,16 @@ class DenoisingObjective:
         """
         t = self.time(denoiser.schedule, len(x0), generator, x0.device)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        if cond is not None and self.cond_noise:
+            cond = cond.perturb(self.cond_noise, generator)
         if cond is not None:
             cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name)
         error = (denoiser(denoiser.schedule.add_noise(x0, t, noise), t, cond) - x0).square()
         error = error * self.weight(denoiser, denoiser.schedule.level(t, like=x0))
-        return error.mean() if weight is None else (error * weight).mean()
+        loss = error.mean() if weight is None else (error * weight).mean()
+        for regulariser in self.regularisers:
+            loss = loss + regulariser(denoiser, x0, cond, generator)
+        return loss
 
     def weight(self, denoiser: Denoiser, level: Level) -> Any:
         """w at a level, broadcastable against the batch."""
