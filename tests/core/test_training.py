@@ -134,7 +134,7 @@ def test_the_fokker_planck_regulariser_vanishes_for_a_score_and_lowers_the_resid
             return self.net(torch.cat([x, c_noise[:, None]], -1))
 
     residuals = []
-    for regularisers in ((), (FokkerPlanck(0.1, points=32),)):
+    for regularisers in ((), (FokkerPlanck(10.0, points=32),)):
         torch.manual_seed(0)
         objective = DenoisingObjective(LogNormalKappa(0.0, 1.0), regularisers=regularisers)
         denoiser = NetworkDenoiser(Smooth(), EDM())
