@@ -65,6 +65,7 @@ def test_the_benchmark_reports_every_method_and_a_fan_plot(tmp_path, monkeypatch
     methods = {row.method for row in result.rows if row.metric == "CRPS"}
     assert methods == {"seasonal-naive", "ridge", "ridge-residuals", "tsdiff-cond", "tsdiff-ms", "tsdiff-q"}
     assert {row.dataset for row in result.rows} == {"elnino[3 series]"}
+    assert any("better than seasonal-naive" in note for note in result.notes)
     assert any("solar_nips was left out" in note for note in result.notes)
     assert list(tmp_path.rglob("fan-elnino.png"))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from .quiet import no_bar
+
 if TYPE_CHECKING:
     from gluonts.dataset import Dataset
     from gluonts.model.forecast import Forecast
@@ -40,7 +42,7 @@ def evaluate(predictor: Predictor, test: Dataset, num_samples: int = 100) -> tup
     forecasts, series = list(iterator), list(truth)
     # one process: the evaluator's default forks a pool after torch has started threads
     evaluator = Evaluator(quantiles=QUANTILES, num_workers=0)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), no_bar():
         warnings.simplefilter("ignore")  # pandas deprecations, and MAPE's division by zeros that nobody asked for
         total, _ = evaluator(iter(series), iter(forecasts), num_series=len(series))
     scores = {ours: float(total[theirs]) for ours, theirs in NAMES.items() if theirs}

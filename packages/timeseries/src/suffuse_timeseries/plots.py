@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fan", "fans"]
 
-BANDS = ((0.05, 0.95), (0.25, 0.75))
+BANDS = ((0.05, 0.95, 0.2), (0.25, 0.75, 0.4))  # lower and upper quantile, opacity
 
 
 def fan(axes: Axes, forecast: Forecast, entry: DataEntry | None = None, history: int = 96, color: str = "C0") -> None:
@@ -28,12 +28,13 @@ def fan(axes: Axes, forecast: Forecast, entry: DataEntry | None = None, history:
         history: steps to show before the forecast.
         color: of the fan.
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     horizon = forecast.index.to_timestamp()
-    for low, high in BANDS:
-        axes.fill_between(
-            horizon, forecast.quantile(low), forecast.quantile(high),
-            color=color, alpha=0.25, linewidth=0, label=f"{round(100 * (high - low))} %",
-        )  # fmt: skip
+    for low, high, opacity in BANDS:
+        name = f"{round(100 * (high - low))} %"
+        band = forecast.quantile(low), forecast.quantile(high)
+        axes.fill_between(horizon, *band, color=color, alpha=opacity, linewidth=0, label=name)
     axes.plot(horizon, forecast.quantile(0.5), color=color, linewidth=1.6, label="median")
     if entry is not None:
         import pandas as pd
@@ -45,6 +46,9 @@ def fan(axes: Axes, forecast: Forecast, entry: DataEntry | None = None, history:
     axes.axvline(horizon[0], color="0.6", linewidth=0.8, linestyle=":")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
+    locator = AutoDateLocator(maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
 
 def fans(
@@ -58,9 +62,8 @@ def fans(
     for axis_row, (name, forecasts) in zip(grid, rows, strict=True):
         for axes, forecast, entry in zip(axis_row, forecasts, entries, strict=True):
             fan(axes, forecast, entry, history)
-            axes.tick_params(axis="x", rotation=20)
         axis_row[0].set_ylabel(f"{name}\n{ylabel}" if ylabel else name)
-    for axes, entry in zip(grid[0], entries, strict=True):
-        axes.set_title(f"{entry.get('item_id') or ''}", fontsize=9)
+    for axes, forecast in zip(grid[0], rows[0][1], strict=True):
+        axes.set_title(f"{forecast.item_id or ''} from {forecast.start_date.start_time.date()}".strip(), fontsize=9)
     grid[0][0].legend(fontsize=7, frameon=False, loc="best")
     return figure

@@ -9,12 +9,15 @@ from suffuse.errors import InvalidArgument
 from suffuse.hub import read_config
 from suffuse.recipes import recipe
 
+from .quiet import quiet
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["RECIPES", "tsdiff"]
 
 
+@quiet()
 def sample(
     checkpoint: Path,
     *,
@@ -22,7 +25,7 @@ def sample(
     task: Literal["forecast", "synthesize"] = "forecast",
     dataset: str | None = None,
     n: int = 100,
-    method: Literal["cond", "ms", "q"] = "cond",
+    method: Literal["cond", "ms", "q"] | None = None,
     sampler: str = "dpmpp-2m",
     steps: int = 20,
     guidance_scale: float | None = None,
@@ -40,7 +43,7 @@ def sample(
         task: what to draw.
         dataset: the dataset whose test windows are forecast; default the one trained on.
         n: sample paths per forecast, or windows to synthesize.
-        method: cond, ms or q; see ``suffuse_timeseries.tsdiff``.
+        method: cond, ms or q, see ``suffuse_timeseries.tsdiff``; default cond, or q for a purely unconditional model.
         sampler: ddpm, ddim, euler, heun or dpmpp-2m.
         steps: of the sampler.
         guidance_scale: of ms and q; default the dataset's preset.
@@ -53,21 +56,19 @@ def sample(
 
     facts = read_config(checkpoint).get("metadata", {})
     predictor = TSDiffPredictor.deserialize(checkpoint, device=resolve(device))
-    changes: dict[str, Any] = {"method": method, "sampler": sampler, "steps": steps}
-    if guidance_scale is not None:
-        changes["guidance_scale"] = guidance_scale
+    wanted = {"method": method, "sampler": sampler, "steps": steps, "guidance_scale": guidance_scale}
+    predictor = predictor.using(**{name: value for name, value in wanted.items() if value is not None})
     out.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(seed, verbose=False)
     if task == "synthesize":
-        if method == "cond":
-            del changes["method"]
-        return write_synthetic(predictor.using(**changes), n, facts.get("freq", "D"), out)
+        return write_synthetic(predictor, n, facts.get("freq", "D"), out)
     if task != "forecast":
         raise InvalidArgument(f"task must be 'forecast' or 'synthesize', got {task!r}")
-    return write_forecasts(predictor.using(**changes), dataset or facts.get("dataset", "elnino"), n, out)
+    return write_forecasts(predictor, dataset or facts.get("dataset", "elnino"), n, out)
 
 
 @recipe("timeseries/tsdiff", sample=sample)
+@quiet()
 def tsdiff(
     *,
     dataset: str = "elnino",
