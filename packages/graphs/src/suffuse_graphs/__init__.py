@@ -33,7 +33,7 @@ _NAMES = {
     "load_nodes": ".data.nodes",
     "load_signals": ".data.signals",
 }
-__all__ = ["__version__", *_NAMES]  # noqa: PLE0604
+__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

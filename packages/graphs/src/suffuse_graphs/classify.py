@@ -12,14 +12,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from suffuse.errors import InvalidArgument, TrainingDiverged
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch_geometric.data import Data
+
+from suffuse.errors import InvalidArgument, TrainingDiverged
 
 from .data.nodes import check_nodes, split_of
 from .nets.classifiers import classifier
@@ -58,16 +59,20 @@ SHEAF_PRESETS: dict[str, Preset] = {
     "citeseer": _sheaf(4, 2, 32, 0.5, 0.0),
     "minesweeper": _sheaf(3, 4, 16, 0.0, 0.0),
     "karate": _sheaf(2, 2, 8, 0.0, 0.5, lr=0.02, weight_decay=5e-3),
-    "drosophila": _sheaf(3, 2, 8, 0.0, 0.2, lr=0.02),
+    "drosophila": _sheaf(2, 2, 16, 0.0, 0.2, lr=0.02),
 }
+#: The baselines are tuned apart: an MLP with the regularisation of the sheaf scripts would lose 15 points on Texas.
+BASELINE_PRESET = Preset({"hidden_channels": 64, "num_layers": 2, "dropout": 0.5})
+BASELINE_PRESETS = {name: replace(BASELINE_PRESET, lr=0.02) for name in ("karate", "drosophila", "drosophila-left")}
 SHEAF_PRESETS["cornell-2020"] = SHEAF_PRESETS["cornell"]
 SHEAF_PRESETS["drosophila-left"] = SHEAF_PRESETS["drosophila"]
-BASELINE_PRESET = Preset({"hidden_channels": 64, "num_layers": 2, "dropout": 0.5})
 
 
 def preset(model: str, dataset: str) -> Preset:
     """Settings for a model on a dataset; the sheaf presets of Texas where a dataset has none of its own."""
-    return SHEAF_PRESETS.get(dataset, SHEAF_PRESETS["texas"]) if model in MAPS else BASELINE_PRESET
+    if model in MAPS:
+        return SHEAF_PRESETS.get(dataset, SHEAF_PRESETS["texas"])
+    return BASELINE_PRESETS.get(dataset, BASELINE_PRESET)
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def train_classifier(
     optimizer = torch.optim.Adam(_groups(model, weight_decay, sheaf_decay), lr=lr)
 
     started, best, kept, since, epoch = time.perf_counter(), float("inf"), copy.deepcopy(model.state_dict()), 0, 0
-    for epoch in range(1, epochs + 1):  # noqa: B007
+    for epoch in range(1, epochs + 1):
         model.train()
         optimizer.zero_grad()
         loss = cross_entropy(model(x, edge_index)[train], y[train])
@@ -142,8 +147,8 @@ def train_classifier(
             break
     model.load_state_dict(kept)
     logits = evaluate(model, x, edge_index)
-    scores = (float(accuracy(logits[mask], y[mask])) for mask in (test, val))
-    return Result(model.eval(), *scores, epoch, time.perf_counter() - started)
+    on_test, on_val = (float(accuracy(logits[mask], y[mask])) for mask in (test, val))
+    return Result(model.eval(), on_test, on_val, epoch, time.perf_counter() - started)
 
 
 @torch.no_grad()

@@ -1,12 +1,13 @@
 """The exact denoiser of a sheaf Gaussian field: a rational filter of the sheaf Laplacian.
 
-Prior on the stalks of n nodes, smooth along the sheaf:    x_0 ~ N(0, c (Delta + kappa I)^(-1)).   Seen as x_t = alpha x_0 + sigma eps,
+Prior on the stalks of n nodes, smooth along the sheaf: x_0 ~ N(0, c (Delta + kappa I)^(-1)). Seen as
+x_t = alpha x_0 + sigma eps,
 
     E[x_0 | x_t] = alpha c ( alpha^2 c I + sigma^2 (Delta + kappa I) )^(-1) x_t.
 
-The spectrum of the system lies in [alpha^2 c + sigma^2 kappa, alpha^2 c + sigma^2 (kappa + 2)], so Chebyshev iteration with a
-fixed number of steps solves it: no matrix, no inner products, no waiting for the device, one product with Delta per step.
-All identity maps give the denoiser of an ordinary graph Gaussian field (a Laplacian smoother).
+The spectrum of the system lies in [alpha^2 c + sigma^2 kappa, alpha^2 c + sigma^2 (kappa + 2)], so Chebyshev
+iteration with a fixed number of steps solves it: no matrix, no inner products, no waiting for the device, one product
+with Delta per step. All identity maps give the denoiser of an ordinary graph Gaussian field (a Laplacian smoother).
 
 The classical counterpart of the learned denoisers of this package, and a truth for every sampler on graphs.
 """
@@ -14,12 +15,14 @@ The classical counterpart of the learned denoisers of this package, and a truth 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from suffuse import Condition, Denoiser
 from suffuse.errors import InvalidArgument
 from suffuse.schedules import Scalar, Schedule
-from torch import Tensor
 
 from .sheaf import SheafLaplacian
 
@@ -36,13 +39,20 @@ class SheafGaussianDenoiser(Denoiser):
     """
 
     def __init__(
-        self, laplacian: SheafLaplacian, schedule: Schedule, variance: float = 1.0, kappa: float = 0.1, tol: float = 1e-6
+        self,
+        laplacian: SheafLaplacian,
+        schedule: Schedule,
+        variance: float = 1.0,
+        kappa: float = 0.1,
+        tol: float = 1e-6,
     ) -> None:
         super().__init__()
         if variance <= 0 or kappa <= 0:
             raise InvalidArgument(f"variance and kappa must be positive, got {variance} and {kappa}")
         if laplacian.normalization == "none":
-            raise InvalidArgument("laplacian must be normalised ('augmented' or 'symmetric'): its spectrum must lie in [0, 2]")
+            raise InvalidArgument(
+                "laplacian must be normalised ('augmented' or 'symmetric'): its spectrum must lie in [0, 2]"
+            )
         self.laplacian, self.schedule, self.variance, self.kappa = laplacian, schedule, variance, kappa
         worst = (kappa + 2) / kappa  # condition number at pure noise
         self.iterations = max(1, math.ceil(math.log(2 / tol) * math.sqrt(worst) / 2))
@@ -66,7 +76,7 @@ class SheafGaussianDenoiser(Denoiser):
         return self.variance * torch.linalg.inv(dense + self.kappa * torch.eye(d * n, dtype=dense.dtype))
 
 
-def chebyshev_solve(A, b: Tensor, low: Scalar, high: Scalar, iterations: int) -> Tensor:  # type: ignore[no-untyped-def]
+def chebyshev_solve(A: Callable[[Tensor], Tensor], b: Tensor, low: Scalar, high: Scalar, iterations: int) -> Tensor:
     """x with A x = b for a symmetric A whose eigenvalues lie in [low, high]; low and high may differ per column of b.
 
     Error falls by (sqrt(q) - 1) / (sqrt(q) + 1) per step, q = high / low. Saad (2003), "Iterative Methods for Sparse

@@ -1,8 +1,8 @@
 """Graphs with labelled nodes, as PyG `Data` with the masks of several splits.
 
-Two need no files: Zachary's karate club (inside PyG) and the mushroom-body connectome of a larval fruit fly (bundled here,
-see SOURCES.md), the latter a graph in which half of all edges join different classes. The others are PyG's own datasets,
-read from the folder that SUFFUSE_DATA names, or from any PyG root, where PyG downloads what is missing.
+Two need no files: Zachary's karate club (inside PyG) and the mushroom-body connectome of a larval fruit fly (bundled
+here, see SOURCES.md), the latter a graph in which half of all edges join different classes. The others are PyG's own
+datasets, read from the folder that SUFFUSE_DATA names, or from any PyG root, where PyG downloads what is missing.
 
 Every graph comes undirected and without self-loops, with `train_mask`, `val_mask`, `test_mask` of shape (n, splits).
 """
@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from suffuse.data import data_root
-from suffuse.errors import InvalidArgument, unknown
 from torch_geometric import transforms as T
 from torch_geometric.data import Data
 from torch_geometric.datasets import (
@@ -32,6 +30,10 @@ from torch_geometric.datasets import (
     WebKB,
     WikipediaNetwork,
 )
+from torch_geometric.utils import degree, remove_self_loops, scatter, to_undirected
+
+from suffuse.data import data_root
+from suffuse.errors import InvalidArgument, unknown
 
 #: name -> (folder below `graphs/` of SUFFUSE_DATA, PyG dataset of a root folder)
 FILES: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -55,9 +57,10 @@ def load_nodes(name: str, root: str | Path | None = None) -> Data:
     """A graph by name.
 
     Args:
-        name: "karate", "drosophila" (right hemisphere), "drosophila-left"; "texas", "wisconsin", "cornell" (the corrected
-            file), "cornell-2020" (the first Geom-GCN release, whose features and labels are those of Texas; published
-            results on Cornell presumably used it), "chameleon", "squirrel", "film", "cora", "citeseer", "minesweeper".
+        name: "karate", "drosophila" (right hemisphere), "drosophila-left"; "texas", "wisconsin", "cornell" (the
+            corrected file), "cornell-2020" (the first Geom-GCN release, whose features and labels are those of Texas;
+            published results on Cornell presumably used it), "chameleon", "squirrel", "film", "cora", "citeseer",
+            "minesweeper".
         root: a PyG root folder to use for the latter group, with PyG's own downloading; by default the files below
             SUFFUSE_DATA are copied to a temporary folder and read there, because PyG writes beside what it reads.
 
@@ -88,7 +91,9 @@ def check_nodes(data: Data) -> Data:
         raise InvalidArgument("data.y must hold a class for every node")
     for mask in ("train_mask", "val_mask", "test_mask"):
         if data.get(mask) is None:
-            raise InvalidArgument(f"data.{mask} is missing; add splits, for instance with torch_geometric's RandomNodeSplit")
+            raise InvalidArgument(
+                f"data.{mask} is missing; add splits, for instance with torch_geometric's RandomNodeSplit"
+            )
     return data
 
 
@@ -110,8 +115,8 @@ def _read(name: str, root: str | Path | None) -> Data:
         source = data_root()
         if source is None or not (source / "graphs" / folder).is_dir():
             raise InvalidArgument(
-                f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with graphs/{folder}, or pass root= a folder "
-                f"for PyG to download to; without files there are {', '.join(BUNDLED)}"
+                f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with graphs/{folder}, or pass as root a "
+                f"folder for PyG to download to; without files there are {', '.join(BUNDLED)}"
             )
         part = SUBFOLDER.get(name, name if folder != "heterophilous" else "")
         with tempfile.TemporaryDirectory() as scratch:
@@ -121,19 +126,20 @@ def _read(name: str, root: str | Path | None) -> Data:
 
 
 def _connectome(side: str) -> Data:
-    """Neurons, their synaptic partners, and four degrees as features: log(1 + in- and out-partners, in- and out-synapses)."""
+    """Neurons and their synaptic partners, without direction; features are log(1 + partners) and log(1 + synapses).
+
+    The direction of the synapses is left out because it gives the classes away: an MLP that knows the in- and
+    out-degrees needs no graph.
+    """
     with resources.files(__package__).joinpath(f"drosophila_{side}.npz").open("rb") as file:
         raw = dict(np.load(file))
-    source, target = (torch.from_numpy(raw[k].astype(np.int64)) for k in ("source", "target"))
+    edge_index = torch.stack([torch.from_numpy(raw[k].astype(np.int64)) for k in ("source", "target")])
     synapses = torch.from_numpy(raw["synapses"].astype(np.float32))
     classes, y = np.unique(raw["label"], return_inverse=True)
-    counts = torch.zeros(4, len(y))
-    for row, (end, amount) in enumerate((e, a) for e in (target, source) for a in (torch.ones_like(synapses), synapses)):
-        counts[row].scatter_add_(0, end, amount)
-    x = torch.log1p(counts).T
-    x = (x - x.mean(0)) / x.std(0)
-    data = Data(x=x, edge_index=torch.stack([source, target]), edge_weight=synapses, y=torch.from_numpy(y))
-    data = T.Compose([T.ToUndirected(reduce="add"), T.RemoveSelfLoops(attr=None)])(data)
+    n = len(y)
+    edge_index, synapses = to_undirected(*remove_self_loops(edge_index, synapses), num_nodes=n, reduce="add")
+    x = torch.stack([degree(edge_index[0], n), scatter(synapses, edge_index[0], dim_size=n)], dim=1).log1p()
+    data = Data(x=(x - x.mean(0)) / x.std(0), edge_index=edge_index, edge_weight=synapses, y=torch.from_numpy(y))
     data.class_names = [str(c) for c in classes]
     return data
 

@@ -1,1 +1,1 @@
-"""Networks that only this domain needs: node classifiers beside the sheaf model, and backbones for signals on graphs."""
+"""Networks that only this domain needs: node classifiers by name, and the backbone for signals on graphs."""

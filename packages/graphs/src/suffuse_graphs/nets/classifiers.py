@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from suffuse.errors import unknown
 from torch import Tensor, nn
-from torch_geometric.nn import GAT, GCN, GraphSAGE
-from torch_geometric.nn import MLP as PyGMLP
+from torch_geometric import nn as pyg
+
+from suffuse.errors import unknown
 
 from ..sheaf import NeuralSheafDiffusion
 from ..sheaf.maps import MAPS
@@ -19,9 +19,11 @@ from ..sheaf.maps import MAPS
 class MLP(nn.Module):
     """PyG's MLP, which ignores the graph; arguments as of PyG's `GCN`."""
 
-    def __init__(self, in_channels: int, hidden_channels: int, num_layers: int, out_channels: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, hidden_channels: int, num_layers: int, out_channels: int, dropout: float
+    ) -> None:
         super().__init__()
-        self.layers = PyGMLP(
+        self.layers = pyg.MLP(
             in_channels=in_channels,
             hidden_channels=hidden_channels,
             out_channels=out_channels,
@@ -37,7 +39,7 @@ class MLP(nn.Module):
         return self.layers(x)
 
 
-BASELINES: dict[str, type[nn.Module]] = {"gcn": GCN, "sage": GraphSAGE, "gat": GAT, "mlp": MLP}
+BASELINES: dict[str, type[nn.Module]] = {"gcn": pyg.GCN, "sage": pyg.GraphSAGE, "gat": pyg.GAT, "mlp": MLP}
 MODELS = (*MAPS, *BASELINES)
 
 

@@ -1,12 +1,12 @@
-"""A backbone for signals on a fixed graph: sheaf diffusion with a noise level, a memory of each node, and observed values.
+"""A backbone for signals on a fixed graph: sheaf layers with a noise level, a place of each node, and observed values.
 
-    h_v   = W [ x_v, observed_v, mask_v ] + place_v                                     encode; place is learned per node
-    h     = h + MLP( (1 + a) norm(conv(h)) + b, mean_u h_u ),  (a, b) = affine(c_noise)    L times
-    out_v = W norm(h_v)                                                                 zero at the start
+    h_v   = W [ x_v, observed_v, mask_v ] + place_v                            place is learned, one per node
+    h     = h + MLP( (1 + a) norm(conv(h)) + b, mean_u h_u )                   L times, (a, b) = affine(c_noise)
+    out_v = W norm(h_v)                                                        zero at the start
 
 The convolution is a sheaf layer or, for comparison, PyG's GCN. The mean over nodes carries what the neighbours cannot.
-What is known of a signal enters as the condition maps "observed" (values, zero where missing) and "mask" (1 where observed);
-an absent condition is one with nothing observed.
+What is known of a signal enters as the condition maps "observed" (values, zero where missing) and "mask" (1 where
+observed); an absent condition is one with nothing observed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+from torch_geometric.nn import GCNConv
+
 from suffuse import Condition
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import NoiseEmbedding
-from torch import Tensor, nn
-from torch_geometric.nn import GCNConv
 
 from ..sheaf import SheafConv, SheafGraph, sheaf_graph
 from ..sheaf.maps import MAPS
@@ -70,11 +71,10 @@ class GraphSignalNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         if x.dim() != 3 or x.shape[1:] != (self.channels, self.num_nodes):
             raise InvalidArgument(f"x must be (B, {self.channels}, {self.num_nodes}), got {tuple(x.shape)}")
-        B, C, n = x.shape
         known = self._known(x, cond)
         h = self.encode(torch.cat([x, known], dim=1).mT) + self.place  # (B, n, hidden)
         noise = self.noise(c_noise)
-        graph = self._copies(B, x.device)
+        graph = self._copies(len(x), x.device)
         for block in self.blocks:
             h = block(h, noise, graph)
         return self.decode(self.norm(h)).mT

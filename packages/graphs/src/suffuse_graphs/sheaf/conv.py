@@ -2,9 +2,9 @@
 
     X' = (1 + tanh eps) X - act( Delta_{F(X)} (I (x) W_1) X W_2 )
 
-X is (n, d, f): f channels on a stalk R^d, stored as the usual (n, d f) between layers. W_1 (d x d, starts as the identity)
-acts on the stalk, W_2 (f x f, starts orthogonal) on the channels, eps in R^d on the residual; Delta is the sheaf Laplacian
-of maps learned from X itself, so gradients flow through it.
+X is (n, d, f): f channels on a stalk R^d, stored as the usual (n, d f) between layers. W_1 (d x d, starts as the
+identity) acts on the stalk, W_2 (f x f, starts orthogonal) on the channels, eps in R^d on the residual; Delta is the
+sheaf Laplacian of maps learned from X itself, so gradients flow through it.
 
 Bodnar et al. (2022), arXiv:2202.04579, equation 5 (with the residual gate of the official code).
 """
@@ -14,11 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from suffuse.errors import InvalidArgument
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.resolver import activation_resolver
+
+from suffuse.errors import InvalidArgument
 
 from .graph import SheafGraph, sheaf_graph
 from .laplacian import Sheaf, SheafLaplacian, act
@@ -121,7 +122,7 @@ class SheafConv(MessagePassing):
         return act(transport, z_j)
 
     def explain_message(self, inputs: Tensor, graph: SheafGraph) -> Tensor:
-        """Masks of PyG explainers have one entry per column of the given edge_index: both ends of an edge share their mean."""
+        """PyG explainers mask the columns of the given edge_index: both ends of an edge get their mean."""
         mask = self._edge_mask.sigmoid() if self._apply_sigmoid else self._edge_mask
         return inputs * graph.spread(mask).view(-1, 1, 1)
 

@@ -7,9 +7,9 @@ A cellular sheaf lives on an undirected simple graph. Whatever `edge_index` hold
     self-loops     are dropped (their coboundary F x_v - F x_v is zero)
     isolated nodes keep their stalk; the Laplacian is zero there
 
-The edges are then listed in both directions, first all (u, v) with u < v, then all (v, u) in the same order, so that the
-entry of the other end of edge k is simply k + E or k - E. The construction is one `unique`, O(M log M) and free of loops,
-and is remembered for as long as the `edge_index` tensor lives unchanged.
+The edges are then listed in both directions, first all (u, v) with u < v, then all (v, u) in the same order, so that
+the entry of the other end of edge k is simply k + E or k - E. The construction is one `unique`, O(M log M) and free of
+loops, and is remembered for as long as the `edge_index` tensor lives unchanged.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from suffuse.errors import InvalidArgument
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric.utils import is_sparse, scatter, to_edge_index
+
+from suffuse.errors import InvalidArgument
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +30,9 @@ class SheafGraph:
     """An undirected simple graph with its 2E edge ends.
 
     Attributes:
-        edge_index: (2, 2E) source and target of every directed entry; entries k and reverse[k] are the two ends of an edge.
+        edge_index: (2, 2E) source and target of every directed entry; k and reverse[k] are the two ends of an edge.
         reverse: (2E,) the entry of the opposite direction.
-        origin: (M,) for every entry of the given `edge_index` its undirected edge in 0..E-1, or E if it was a self-loop.
+        origin: (M,) the undirected edge 0..E-1 of every entry of the given `edge_index`, or E for a self-loop.
         num_nodes: n.
     """
 
@@ -46,7 +47,7 @@ class SheafGraph:
         return self.edge_index.size(1) // 2
 
     def spread(self, value: Tensor) -> Tensor:
-        """(M,) numbers on the given entries -> (2E,) on the edge ends: the mean over all entries of an undirected edge."""
+        """(M,) numbers on the given entries -> (2E,) on the edge ends: the mean over the entries of an edge."""
         mean = scatter(value, self.origin, dim_size=self.num_edges + 1, reduce="mean")[:-1]
         return torch.cat([mean, mean])
 

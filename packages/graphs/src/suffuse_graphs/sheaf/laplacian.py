@@ -6,10 +6,10 @@ A cellular sheaf puts a space R^d on every node and edge, and a map F_{v<e}: R^d
     Laplacian    L = delta^T W delta,   (L x)_v = D_v x_v - sum_{e = {u,v}} w_e F_{v<e}^T F_{u<e} x_u
                  D_v = sum_{e at v} w_e F_{v<e}^T F_{v<e}
     normalised   Delta = N L N,   N = (D + I)^(-1/2)  "augmented", spectrum in [0, 2)
-                                  N = D^(-1/2)        "symmetric", spectrum in [0, 2]  (pseudo-inverse where D is singular)
+                                  N = D^(-1/2)        "symmetric", spectrum in [0, 2] (pseudo-inverse for singular D)
 
-its kernel is the space of global sections, which heat flow dx/dt = -Delta x converges to. All maps equal to the identity
-give the graph Laplacian (times the identity on R^d).
+its kernel is the space of global sections, which heat flow dx/dt = -Delta x converges to. All maps equal to the
+identity give the graph Laplacian (times the identity on R^d).
 
 Hansen, Ghrist (2019), "Toward a spectral theory of cellular sheaves", arXiv:1808.01513;
 Bodnar, Di Giovanni, Chamberlain, Lio, Bronstein (2022), "Neural Sheaf Diffusion", arXiv:2202.04579, sections 2 and 3.
@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from suffuse.errors import InvalidArgument
 from torch import Tensor
 from torch_geometric.utils import scatter
+
+from suffuse.errors import InvalidArgument
 
 from .graph import SheafGraph
 
@@ -82,10 +83,7 @@ class SheafLaplacian:
         self.sheaf, self.normalization = sheaf, normalization
         F, w = sheaf.maps, sheaf.weight
         self.transport = sheaf.transports() if w is None else _scale(w, sheaf.transports())
-        if sheaf.orthogonal:
-            square = F.new_ones(len(F), 1)
-        else:
-            square = F * F if F.dim() == 2 else F.mT @ F
+        square = F.new_ones(len(F), 1) if sheaf.orthogonal else F * F if F.dim() == 2 else F.mT @ F
         source, n = sheaf.graph.edge_index[0], sheaf.graph.num_nodes
         self.degree = scatter(square if w is None else _scale(w, square), source, dim_size=n, reduce="sum")
         self.scale = None if normalization == "none" else _inverse_sqrt(self.degree, normalization == "augmented")
@@ -107,7 +105,7 @@ class SheafLaplacian:
     __matmul__ = __call__ = matvec
 
     def coboundary(self, x: Tensor) -> Tensor:
-        """(E, d, f): sqrt(w_e) (F_u z_u - F_v z_v) with z = N x, once for every edge, so that Delta = coboundary^T coboundary."""
+        """(E, d, f): sqrt(w_e) (F_u z_u - F_v z_v) with z = N x; Delta = coboundary^T coboundary."""
         z, E = self.normalize(x), self.sheaf.graph.num_edges
         ends = act(self.sheaf.maps, z[self.sheaf.graph.edge_index[0]])
         gap = ends[:E] - ends[E:]
@@ -150,9 +148,13 @@ def _inverse_sqrt(degree: Tensor, augmented: bool) -> Tensor:
 class InverseSqrt(torch.autograd.Function):
     """A^(-1/2) of symmetric positive semi-definite blocks, with a derivative that is finite at repeated eigenvalues.
 
-    With A = U diag(s^2) U^T:   A^(-1/2) = U diag(1/s) U^T,   dN = U [K o (U^T dA U)] U^T,   K_ij = -1 / (s_i s_j (s_i + s_j)).
-    No difference of eigenvalues is divided by, unlike in the derivative of `eigh` itself. Null directions (s = 0) are left at
-    zero, in value and derivative. Differentiable once. Blocks (..., d, d); half precision is computed in float32.
+    With A = U diag(s^2) U^T and N = A^(-1/2) = U diag(1/s) U^T
+
+        dN = U [K o (U^T dA U)] U^T,   K_ij = -1 / (s_i s_j (s_i + s_j)).
+
+    No difference of eigenvalues is divided by, unlike in the derivative of `eigh` itself. Null directions (s = 0) are
+    left at zero, in value and derivative. Differentiable once. Blocks (..., d, d); half precision is computed in
+    float32.
     """
 
     @staticmethod

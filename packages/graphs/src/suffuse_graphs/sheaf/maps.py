@@ -12,18 +12,20 @@ shape (2E, 2H) is ever made. Phi turns numbers into a map:
     orthogonal   d(d-1)/2 numbers   a product of d Householder reflections, or the Cayley transform of a skew matrix
     identity     none               F = I: the control without which no result shows anything about sheaves
 
-The learner must not be symmetric in its two arguments: with F_{u<e} = F_{v<e} an orthogonal sheaf has the graph Laplacian.
-Heterophily needs transports that flip a sign. With entries bounded by tanh both parametrisations reach 180 degrees (d = 2);
-the Cayley transform of A / 2, common elsewhere, stops at 106.
+The learner must not be symmetric in its two arguments: with F_{u<e} = F_{v<e} an orthogonal sheaf has the graph
+Laplacian. Heterophily needs transports that flip a sign. With entries bounded by tanh both parametrisations reach 180
+degrees (d = 2); the Cayley transform of A / 2, common elsewhere, stops at 106.
 
-Bodnar et al. (2022), arXiv:2202.04579, section 4 and appendix; the weights of orthogonal sheaves follow the official code.
+Bodnar et al. (2022), arXiv:2202.04579, section 4 and appendix; the weights of orthogonal sheaves follow the official
+code.
 """
 
 from __future__ import annotations
 
 import torch
-from suffuse.errors import InvalidArgument
 from torch import Tensor, nn
+
+from suffuse.errors import InvalidArgument
 
 from .graph import SheafGraph
 from .laplacian import Sheaf
@@ -40,13 +42,16 @@ def _strictly_lower(a: Tensor, d: int) -> Tensor:
 
 
 def householder(a: Tensor, d: int) -> Tensor:
-    """Q = H_1 ... H_d, H_k = I - 2 v_k v_k^T / ||v_k||^2, v_k = e_k + entries below. (..., d(d-1)/2) -> (..., d, d), det (-1)^d."""
+    """Q = H_1 ... H_d, H_k = I - 2 v_k v_k^T / ||v_k||^2, v_k = e_k + entries below; det Q = (-1)^d.
+
+    (..., d(d-1)/2) -> (..., d, d).
+    """
     below = _strictly_lower(a, d)
     return torch.linalg.householder_product(below, 2 / (1 + below.square().sum(-2)))
 
 
 def cayley(a: Tensor, d: int) -> Tensor:
-    """Q = (I + A)^(-1) (I - A) for the skew A with entries a below the diagonal. (..., d(d-1)/2) -> (..., d, d), det 1."""
+    """Q = (I + A)^(-1) (I - A) for the skew A with entries a below; det Q = 1. (..., d(d-1)/2) -> (..., d, d)."""
     below = _strictly_lower(a, d)
     skew, eye = below - below.mT, torch.eye(d, dtype=a.dtype, device=a.device)
     return torch.linalg.solve(eye + skew, eye - skew)

@@ -1,23 +1,24 @@
-"""Neural sheaf diffusion as a node classifier: encode, diffuse L times along a sheaf learned anew at every step, decode.
+"""Neural sheaf diffusion as a node classifier: encode, diffuse L times along a sheaf learned at every step, decode.
 
     X_0     = dropout( act( W_in dropout(x, p_in) ), p )
     F_l     = learner_l( X_l )                               the sheaf sees its own dropout draw
     X_{l+1} = (1 + tanh eps_l) X_l - act( Delta_{F_l} (I (x) W_1) dropout(X_l, p) W_2 )
     logits  = W_out X_L
 
-Bodnar, Di Giovanni, Chamberlain, Lio, Bronstein (2022), "Neural Sheaf Diffusion: A Topological Perspective on Heterophily
-and Oversmoothing in GNNs", arXiv:2202.04579.
+Bodnar, Di Giovanni, Chamberlain, Lio, Bronstein (2022), "Neural Sheaf Diffusion: A Topological Perspective on
+Heterophily and Oversmoothing in GNNs", arXiv:2202.04579.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from suffuse.hub import serializable
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn.resolver import activation_resolver
+
+from suffuse.hub import serializable
 
 from .conv import SheafConv
 from .graph import sheaf_graph
@@ -58,10 +59,11 @@ class NeuralSheafDiffusion(nn.Module):
         self.input_dropout, self.dropout = input_dropout, dropout
         self.encoder = nn.Linear(in_channels, hidden_channels)
         self.activation = activation_resolver(activation)
-        self.convs = nn.ModuleList(
+        layers = [
             SheafConv(hidden_channels, stalk_dim, maps, dropout=dropout, activation=activation, **conv)
             for _ in range(num_layers)
-        )
+        ]
+        self.convs: Sequence[SheafConv] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.decoder = nn.Linear(hidden_channels, out_channels)
 
     def reset_parameters(self) -> None:
@@ -96,7 +98,7 @@ class NeuralSheafDiffusion(nn.Module):
         return [p for conv in self.convs for p in conv.learner.parameters()]
 
     def energies(self, x: Tensor, edge_index: Any) -> list[float]:
-        """Rayleigh quotient x^T Delta x / x^T x of every learned sheaf on the state it was learned from, one per step."""
+        """Rayleigh quotient x^T Delta x / x^T x of every learned sheaf on the state it was learned from."""
         states = list(self.diffusion(x, edge_index))
         out = []
         for (before, _), (_, sheaf), conv in zip(states, states[1:], self.convs, strict=False):

@@ -43,5 +43,6 @@ def random_sheaf(
 
 def flat_sheaf(graph: SheafGraph, d: int, generator: Generator | None = None) -> Sheaf:
     """An O(d) bundle with path-independent transport."""
-    A, O = random_orthogonal(graph.num_edges, d, generator), random_orthogonal(graph.num_nodes, d, generator)
-    return Sheaf(graph, torch.cat([A, A]) @ O[graph.edge_index[0]], orthogonal=True)
+    A = random_orthogonal(graph.num_edges, d, generator)
+    frame = random_orthogonal(graph.num_nodes, d, generator)
+    return Sheaf(graph, torch.cat([A, A]) @ frame[graph.edge_index[0]], orthogonal=True)

@@ -1,0 +1,187 @@
+"""Signals on a fixed graph: many fields over the same nodes, some to learn from and later ones to be judged on.
+
+    chicago     entries at 20 stations of the Chicago L on 5698 days, 2001-2016; edges between stations whose entries
+                are most correlated in the training days; bundled (see SOURCES.md)
+    digits      1797 handwritten digits on the 8 x 8 pixel grid, edges between neighbouring pixels; scikit-learn's
+    los-loop    speeds in mph of 207 loop detectors on the freeways of Los Angeles, one week of March 2012 in steps of
+                5 minutes; edges between detectors that are close on the road (files of SUFFUSE_DATA; gaps were filled
+                by linear interpolation at the source)
+    chickenpox  weekly cases in the 20 counties of Hungary, 2005-2015; edges between adjacent counties (SUFFUSE_DATA)
+
+Time series are split by time, never at random. Values are standardised by statistics of the training part.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.utils import grid, to_undirected
+
+from suffuse import Condition
+from suffuse.data import data_root
+from suffuse.errors import InvalidArgument, unknown
+
+DATASETS = ("chicago", "digits", "los-loop", "chickenpox")
+
+
+@dataclass(frozen=True)
+class GraphSignals:
+    """Signals on a graph.
+
+    Attributes:
+        name: of the dataset.
+        edge_index: (2, edges), both directions.
+        edge_weight: (edges,) positive.
+        train, test: (N, 1, n) standardised signals.
+        mean, std: (n,), so that `mean + std * x` is in `unit`.
+        unit: of the original values.
+        positions: (n, 2) where to draw the nodes.
+        labels: a name for every node.
+    """
+
+    name: str
+    edge_index: Tensor
+    edge_weight: Tensor
+    train: Tensor
+    test: Tensor
+    mean: Tensor
+    std: Tensor
+    unit: str
+    positions: Tensor
+    labels: tuple[str, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        return self.train.size(-1)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Standardised (..., n) -> original unit."""
+        return self.mean + self.std * x
+
+    @property
+    def score_unit(self) -> tuple[float, str]:
+        """What a standardised error of 1 is: a number of `unit` if all nodes share a scale, else one deviation."""
+        common = bool((self.std == self.std[0]).all())
+        return (float(self.std[0]), self.unit) if common else (1.0, "std")
+
+
+def load_signals(name: str, root: Path | None = None) -> GraphSignals:
+    """Signals by name.
+
+    Args:
+        name: "chicago", "digits", "los-loop" or "chickenpox".
+        root: folder with `timeseries/` for the last two; by default that of SUFFUSE_DATA.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    if name in BUNDLED:
+        return BUNDLED[name]()
+    root = data_root() if root is None else root
+    files = {"los-loop": "los_loop", "chickenpox": "pyg_temporal"}
+    if root is None or not (root / "timeseries" / files[name]).is_dir():
+        raise InvalidArgument(
+            f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with timeseries/{files[name]}; "
+            "'chicago' and 'digits' need none"
+        )
+    return (_los_loop if name == "los-loop" else _chickenpox)(root / "timeseries" / files[name])
+
+
+def _digits() -> GraphSignals:
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images).float().flatten(1)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    edge_index, _ = grid(8, 8)
+    row, col = torch.arange(64) // 8, torch.arange(64) % 8
+    neighbours = (row[edge_index[0]] - row[edge_index[1]]).abs() + (col[edge_index[0]] - col[edge_index[1]]).abs() == 1
+    positions = torch.stack([col, 7 - row], 1).float()
+    return _signals("digits", edge_index[:, neighbours], None, images[order], 1400, "grey levels", positions, "nothing")
+
+
+def _chicago() -> GraphSignals:
+    with resources.files(__package__).joinpath("chicago.npz").open("rb") as file:
+        raw = dict(np.load(file))
+    entries = torch.from_numpy(raw["entries"].astype(np.float32) / 1000)
+    labels = tuple(str(name).replace("_", " ") for name in raw["station"])
+    edge_index = correlation_graph(entries[:4500], neighbours=3)
+    adjacency = torch.zeros(20, 20).index_put((edge_index[0], edge_index[1]), torch.tensor(1.0))
+    layout = spectral_layout(adjacency)
+    return _signals("chicago", edge_index, None, entries, 4500, "thousand entries", layout, "mean and std", labels)
+
+
+def correlation_graph(x: Tensor, neighbours: int) -> Tensor:
+    """(2, edges): every column of x (N, n) joined with the columns it is most correlated with, in both directions."""
+    near = (torch.corrcoef(x.T) - 2 * torch.eye(x.size(1))).topk(neighbours).indices
+    source = torch.arange(x.size(1)).repeat_interleave(neighbours)
+    return to_undirected(torch.stack([source, near.flatten()]))
+
+
+def _los_loop(folder: Path) -> GraphSignals:
+    import pandas as pd
+
+    speed = torch.from_numpy(pd.read_csv(folder / "los_speed.csv.gz").to_numpy(np.float32))
+    weight = torch.from_numpy(pd.read_csv(folder / "los_adj.csv.gz", header=None).to_numpy(np.float32))
+    close = torch.maximum(weight, weight.T).fill_diagonal_(0)
+    edge_index = close.nonzero().T.contiguous()
+    return _signals("los-loop", edge_index, close[tuple(edge_index)], speed, 1440, "mph", spectral_layout(close))
+
+
+def _chickenpox(folder: Path) -> GraphSignals:
+    with gzip.open(folder / "chickenpox.json.gz") as file:
+        raw = json.load(file)
+    edge_index = torch.tensor(raw["edges"]).T
+    edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+    cases = torch.tensor(raw["FX"], dtype=torch.float32)
+    adjacency = torch.zeros(20, 20).index_put((edge_index[0], edge_index[1]), torch.tensor(1.0))
+    layout = spectral_layout(torch.maximum(adjacency, adjacency.T))
+    return _signals("chickenpox", edge_index, None, cases, 400, "cases", layout)
+
+
+def _signals(
+    name: str,
+    edge_index: Tensor,
+    edge_weight: Tensor | None,
+    x: Tensor,
+    train: int,
+    unit: str,
+    positions: Tensor,
+    per_node: str = "mean",
+    labels: tuple[str, ...] | None = None,
+) -> GraphSignals:
+    """Split and standardise; per_node says what every node has its own of: "nothing", "mean", or "mean and std"."""
+    past = x[:train]
+    mean = past.mean().expand(x.size(1)) if per_node == "nothing" else past.mean(0)
+    std = past.std(0) if per_node == "mean and std" else (past - mean).std().expand(x.size(1))
+    x = ((x - mean) / std).unsqueeze(1)
+    edge_weight = torch.ones(edge_index.size(1)) if edge_weight is None else edge_weight
+    labels = tuple(map(str, range(x.size(-1)))) if labels is None else labels
+    return GraphSignals(name, edge_index, edge_weight, x[:train], x[train:], mean, std, unit, positions, labels)
+
+
+def spectral_layout(adjacency: Tensor) -> Tensor:
+    """(n, 2): the two smoothest eigenvectors of the normalised Laplacian, scaled by degree."""
+    degree = adjacency.sum(1).clamp_min(1e-6).double()
+    L = torch.eye(len(degree)) - adjacency.double() / (degree[:, None] * degree).sqrt()
+    return (torch.linalg.eigh(L)[1][:, 1:3] / degree[:, None].sqrt()).float()
+
+
+BUNDLED = {"chicago": _chicago, "digits": _digits}
+
+
+def random_masks(n: int, num_nodes: int, observed: float | tuple[float, float], generator: torch.Generator) -> Tensor:
+    """(n, 1, num_nodes) in {0, 1}: each node is observed with a probability that is fixed, or uniform for every row."""
+    low, high = (observed, observed) if isinstance(observed, float) else observed
+    rate = low + (high - low) * torch.rand(n, 1, 1, generator=generator)
+    return (torch.rand(n, 1, num_nodes, generator=generator) < rate).float()
+
+
+def observation(x: Tensor, mask: Tensor) -> Condition:
+    """What is known of signals x (B, C, n) under a mask (B, 1, n): the condition of a `GraphSignalNet`."""
+    return Condition(maps={"observed": x * mask, "mask": mask})

@@ -1,0 +1,155 @@
+"""Node classification: data as published, training, recipe, and errors that say what to do."""
+
+import copy
+
+import pytest
+import torch
+from torch_geometric.data import Data
+from torch_geometric.utils import homophily
+
+from suffuse.errors import InvalidArgument
+from suffuse_graphs import load_nodes
+from suffuse_graphs.classify import SHEAF_PRESETS, build, preset, train_classifier
+from suffuse_graphs.data.nodes import BUNDLED, check_nodes
+from suffuse_graphs.nets.classifiers import MODELS, classifier
+from suffuse_graphs.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_graphs_are_undirected_with_disjoint_splits(name):
+    data = load_nodes(name)
+    assert data.is_undirected()
+    assert not data.has_self_loops()
+    total = data.train_mask.int() + data.val_mask + data.test_mask
+    assert (total == 1).all()
+    for split in range(10):
+        assert len(data.y[data.train_mask[:, split]].unique()) == len(data.y.unique())
+
+
+def test_the_connectome_is_heterophilic():
+    data = load_nodes("drosophila")
+    assert (data.num_nodes, data.num_edges // 2) == (213, 5625)
+    assert homophily(data.edge_index, data.y) < 0.5
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "nodes", "edges", "edge_homophily"),
+    [
+        ("texas", 183, 279, 0.06),
+        ("wisconsin", 251, 450, 0.18),
+        ("cornell", 183, 277, 0.12),
+        ("cornell-2020", 183, 277, 0.30),
+        ("cora", 2708, 5278, 0.81),
+    ],
+)
+def test_graphs_of_the_paper(name, nodes, edges, edge_homophily):
+    data = load_nodes(name)
+    assert (data.num_nodes, data.num_edges // 2, data.train_mask.size(1)) == (nodes, edges, 10)
+    assert homophily(data.edge_index, data.y) == pytest.approx(edge_homophily, abs=0.01)
+
+
+@pytest.mark.data
+def test_the_first_cornell_has_the_features_of_texas():
+    assert torch.equal(load_nodes("cornell-2020").x, load_nodes("texas").x)
+    assert not torch.equal(load_nodes("cornell").x, load_nodes("texas").x)
+
+
+@pytest.mark.data
+def test_reading_writes_nothing_beside_the_data():
+    from suffuse.data import data_root
+
+    load_nodes("texas")
+    assert not list((data_root() / "graphs" / "webkb").glob("**/processed"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_classifier_trains(model):
+    data = load_nodes("karate")
+    chosen = preset(model, "karate")
+    result = train_classifier(build(model, data, chosen), data, lr=0.02, epochs=5)
+    assert result.epochs == 5
+    assert 0 <= result.test <= 1
+
+
+def test_training_learns_the_connectome():
+    data = load_nodes("drosophila")
+    result = train_classifier(build("diagonal", data, SHEAF_PRESETS["drosophila"]), data, lr=0.02, epochs=50)
+    assert result.val > 0.75  # the largest class has 0.47
+
+
+def test_test_labels_do_not_leak():
+    """Permuting the labels of the test nodes changes nothing but the score."""
+    data = load_nodes("karate")
+    other = copy.copy(data)
+    test = data.test_mask[:, 0].nonzero().flatten()
+    other.y = data.y.clone()
+    other.y[test] = (data.y[test] + 1) % 4
+    models = []
+    for d in (data, other):
+        torch.manual_seed(0)
+        models.append(train_classifier(build("diagonal", d, preset("diagonal", "karate")), d, epochs=10).model)
+    assert torch.equal(*(m(data.x, data.edge_index) for m in models))
+
+
+def test_early_stopping_counts_epochs_without_improvement():
+    data = load_nodes("karate")
+    result = train_classifier(
+        build("mlp", data, preset("mlp", "karate")), data, lr=0.0, weight_decay=0, epochs=50, patience=3
+    )
+    assert result.epochs == 4
+
+
+def test_recipe_trains_and_predicts(tmp_path):
+    import pandas as pd
+
+    recipe = {r.name: r for r in RECIPES}["graphs/nsd"]
+    folder = recipe.train(
+        dataset="karate", maps="general", epochs=3, out=tmp_path / "run", device="cpu", progress=False
+    )
+    (file,) = recipe.sample(folder, out=tmp_path / "out", device="cpu")
+    table = pd.read_csv(file)
+    assert len(table) == 34
+    assert ((table[["p0", "p1", "p2", "p3"]].sum(axis=1) - 1).abs() < 1e-3).all()
+
+
+def nsd(**kwargs):
+    return {r.name: r for r in RECIPES}["graphs/nsd"].train(progress=False, device="cpu", **kwargs)
+
+
+def broken(**changes):
+    data = load_nodes("karate")
+    for name, value in changes.items():
+        data[name] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_nodes("texsa"), "unknown dataset 'texsa'; did you mean 'texas'"),
+        (lambda: nsd(dataset="karate", split="11"), "split must be in 0..9"),
+        (lambda: nsd(dataset="karate", split="first"), "split: must be a number or 'all'"),
+        (lambda: nsd(dataset="karate", maps="unitary"), "maps: must be one of"),
+        (lambda: nsd(dataset="karate", hidden=15, stalk_dim=2), "stalk_dim must divide"),
+        (lambda: nsd(dataset="karate", epochs=0), "epochs must be at least 1"),
+        (lambda: classifier("gnc", 3, 2, hidden_channels=4, num_layers=2), "unknown model 'gnc'; did you mean 'gcn'"),
+        (lambda: check_nodes(Data(x=torch.empty(0, 3), edge_index=torch.empty(2, 0).long())), "graph is empty"),
+        (lambda: check_nodes(broken(x=torch.full((34, 34), torch.nan))), "data.x has NaN .* at nodes \\[0, 1"),
+        (
+            lambda: check_nodes(broken(edge_index=torch.tensor([[0], [34]]))),
+            "data.edge_index names a node outside 0..33",
+        ),
+        (lambda: check_nodes(broken(y=torch.zeros(3))), "data.y must hold a class for every node"),
+        (lambda: check_nodes(broken(val_mask=None)), "data.val_mask is missing"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(call, message):
+    with pytest.raises(InvalidArgument, match=message):
+        call()
+
+
+def test_a_dataset_that_needs_files_says_so(monkeypatch):
+    monkeypatch.delenv("SUFFUSE_DATA", raising=False)
+    with pytest.raises(InvalidArgument, match="'texas' needs files: set SUFFUSE_DATA"):
+        load_nodes("texas")
