@@ -4,8 +4,8 @@ A Gaussian field g of correlation rho(r), cut where its phase 1 has share phi, g
 
     S2 = phi^2 + integral_0^{arcsin rho} exp(-t^2 / (1 + sin a)) da / (2 pi),      Phi(-t) = phi.
 
-Inverting that for a measured S2 gives rho, and its Fourier transform, where not negative, the spectrum of g. Fraction
-and S2 are then matched (the latter up to the cut of the spectrum), and everything beyond, such as connectivity, is not.
+Inverting that for a measured S2 gives rho, and its Fourier transform the spectrum of g, or where there is no such
+Gaussian field the nearest spectrum. Fraction and (so far as that goes) S2 are then matched, and what is beyond is not.
 Quiblier (1984), J. Colloid Interface Sci. 98, 84; Roberts (1997), Phys. Rev. E 56, 3203.
 """
 
@@ -71,12 +71,22 @@ class GaussianField:
         lags = [np.fft.fftfreq(n, 1 / n) * d for n, d in zip(shape, spacing, strict=True)]
         distance = np.sqrt(sum(np.square(lag) for lag in np.meshgrid(*lags, indexing="ij")))
         rho = np.interp(distance, curve.r, gaussian_correlation(curve.values, phi), right=0.0)
-        spectrum = np.clip(np.fft.fftn(rho).real, 0, None)
+        spectrum = nearest_spectrum(np.fft.fftn(rho).real)
         noise = randn((1, *shape), generator, dtype=torch.float64)[0].numpy()
         g = np.fft.ifftn(np.fft.fftn(noise) * np.sqrt(spectrum)).real
-        return Microstructure.from_field(
-            g / g.std(), threshold=float(np.quantile(g / g.std(), 1 - phi)), spacing=spacing, periodic=(True,) * 3
-        )
+        return Microstructure.from_field(g, threshold=float(np.quantile(g, 1 - phi)), spacing=spacing)
+
+
+def nearest_spectrum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest spectrum, in the mean square, that is not negative and has a mean (the variance) of one.
+
+    It is max(values - c, 0) for one c: the projection onto a simplex. Cutting off what is negative and rescaling would
+    instead add a white background, which roughens every interface.
+    """
+    descending = np.sort(values.ravel())[::-1]
+    c = (np.cumsum(descending) - values.size) / np.arange(1, values.size + 1)
+    last = np.nonzero(descending > c)[0][-1]
+    return np.clip(values - c[last], 0, None)
 
 
 def nearest(volumes: SpinodalVolumes, phi: float) -> int:

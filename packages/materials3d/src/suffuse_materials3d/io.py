@@ -84,9 +84,9 @@ def read_volume(
         values, attributes["source_values"] = values == found[1], [low, high]
     return Microstructure(
         labels=values,
-        spacing=tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0))),  # type: ignore[arg-type]
+        spacing=tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0))),
         unit=unit or facts.get("unit", "voxel"),
-        periodic=tuple(facts.get("periodic", (False,) * 3) if periodic is None else periodic),  # type: ignore[arg-type]
+        periodic=tuple(facts.get("periodic", (False,) * 3) if periodic is None else periodic),
         attributes=attributes,
     )
 
@@ -114,7 +114,7 @@ def _read_tiff(path: Path) -> tuple[NDArray[Any], Facts]:
     with tifffile.TiffFile(path) as file:
         values = file.asarray()
         header = file.imagej_metadata or {}
-        tags = file.pages[0].tags
+        tags = file.pages.first.tags
         facts = _json(header.get("Info"))
         if not facts and "spacing" in header and "XResolution" in tags:
             dx, dy = (tags[name].value for name in ("XResolution", "YResolution"))

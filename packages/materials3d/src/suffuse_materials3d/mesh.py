@@ -41,8 +41,8 @@ def to_mesh(ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int
     Raises:
         InvalidArgument: when the phase is absent, or fills the box and there is no cap, so that it has no surface.
     """
+    import skimage.measure
     import trimesh
-    from skimage.measure import marching_cubes
 
     inside = ms.mask(phase)
     if not inside.any():
@@ -51,12 +51,14 @@ def to_mesh(ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int
     values, origin = _capped(values) if cap else _wrapped(values, ms.periodic)
     if not (values < 0).any() or min(values.shape) < 2:
         raise InvalidArgument(f"phase {phase} fills the box, so it has no surface; mesh it with cap=True")
+    marching_cubes: Any = skimage.measure.marching_cubes
     vertices, faces, _, _ = marching_cubes(
         values, level=0.0, spacing=ms.spacing, gradient_direction="ascent", allow_degenerate=False
     )
     mesh = trimesh.Trimesh(vertices + origin * np.asarray(ms.spacing), faces)
     if smooth:
-        trimesh.smoothing.filter_taubin(mesh, iterations=smooth)
+        taubin: Any = trimesh.smoothing.filter_taubin
+        taubin(mesh, iterations=smooth)
     mesh.units = ms.unit
     mesh.metadata.update(phase=phase, unit=ms.unit, spacing=list(ms.spacing))
     return mesh
@@ -109,10 +111,11 @@ def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
 def _signed(ms: Microstructure, phase: int, inside: NDArray[np.bool_]) -> NDArray[np.float32]:
     """(X, Y, Z), positive inside the phase and nowhere zero: the field if there is one, else plus and minus one."""
     if ms.field is None or set(ms.phases) - {0, 1} or phase not in (0, 1):
-        return np.where(inside, np.float32(1), np.float32(-1))
+        return np.where(inside, 1, -1).astype(np.float32)
     values = ms.field if phase == 1 else -ms.field
     tiny = np.float32(1e-3) * np.abs(values).max()
-    return np.where(inside, np.maximum(values, tiny), np.minimum(values, -tiny))
+    signed: NDArray[np.float32] = np.where(inside, np.maximum(values, tiny), np.minimum(values, -tiny))
+    return signed.astype(np.float32)
 
 
 def _capped(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:

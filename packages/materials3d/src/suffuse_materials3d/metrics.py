@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +82,8 @@ def two_point_correlation(ms: Microstructure, phase: int = 1) -> Curve:
 
 def _autocorrelation(values: Tensor, shape: Sequence[int]) -> Tensor:
     """Sum over x of v(x) v(x + d), for every lag d of a box of that shape, v being zero outside its own."""
-    return torch.fft.irfftn(torch.fft.rfftn(values, s=shape).abs().square(), s=shape)
+    product: Tensor = torch.fft.irfftn(torch.fft.rfftn(values, s=shape).abs().square(), s=shape)
+    return product
 
 
 def lineal_path(ms: Microstructure, phase: int = 1, axis: int = 0) -> Curve:
@@ -93,7 +94,7 @@ def lineal_path(ms: Microstructure, phase: int = 1, axis: int = 0) -> Curve:
         inside &= np.roll(mask, -lag, axis)
         whole = inside if ms.periodic[axis] else inside.take(range(n - lag), axis)
         values.append(whole.mean())
-    return Curve(np.arange(len(values)) * ms.spacing[axis], np.asarray(values))
+    return Curve(np.arange(len(values), dtype=np.float64) * ms.spacing[axis], np.asarray(values, dtype=np.float64))
 
 
 def characteristic_length(ms: Microstructure) -> float:
@@ -195,8 +196,9 @@ def euler_density(ms: Microstructure, phase: int = 1) -> float:
     Strongly negative for a bicontinuous network, positive for a dispersion. Periodic axes are closed up: the Euler
     number is additive, so that of the torus is that of the box, wrapped by one voxel, less that of each wrapped face.
     """
-    from skimage.measure import euler_number
+    import skimage.measure
 
+    euler_number: Any = skimage.measure.euler_number
     mask = ms.mask(phase)
     total = 0
     axes = [axis for axis in range(3) if ms.periodic[axis]]
@@ -231,7 +233,9 @@ def overlap(fields: Tensor, others: Tensor) -> Tensor:
 
     def standard(u: Tensor) -> Tensor:
         u = u - u.mean((1, 2, 3), keepdim=True)
-        return torch.fft.rfftn(u / u.square().sum((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12), dim=(1, 2, 3))
+        u = u / u.square().sum((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+        u_hat: Tensor = torch.fft.rfftn(u, dim=(1, 2, 3))
+        return u_hat
 
     against = standard(others).conj()
     rows = [torch.fft.irfftn(f * against, s=fields.shape[1:], dim=(1, 2, 3)).amax() for f in standard(fields)]

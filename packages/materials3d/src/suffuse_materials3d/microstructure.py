@@ -86,7 +86,7 @@ class Microstructure:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along (X, Y, Z)."""
-        return self.labels.shape  # type: ignore[return-value]
+        return self.labels.shape
 
     @property
     def size(self) -> tuple[float, float, float]:
@@ -100,7 +100,7 @@ class Microstructure:
 
     def mask(self, phase: int) -> NDArray[np.bool_]:
         """(X, Y, Z) bool, True where the voxel holds ``phase``."""
-        return self.labels == phase
+        return np.equal(self.labels, phase)
 
     def with_attributes(self, **attributes: Any) -> Microstructure:
         """A copy with more facts attached."""

@@ -70,7 +70,8 @@ class CahnHilliard:
         u_hat = torch.fft.fftn(u, dim=(1, 2, 3))
         k2 = wave_numbers(u.shape[1:], self.dx, u, half=False).square().sum(0)
         gradient = (k2 * u_hat.abs().square()).sum((1, 2, 3)) / u[0].numel() ** 2
-        return bulk + self.kappa / 2 * gradient
+        energy: Tensor = bulk + self.kappa / 2 * gradient
+        return energy
 
     def growth_rate(self, k: float, mean: float = 0.0) -> float:
         """Rate at which a small wave of wave number k grows around a mean: M (k^2 (1 - 3 mean^2) - kappa k^4)."""

@@ -1,5 +1,5 @@
-"""Volumes to learn from: spinodal structures, simulated on the spot."""
+"""Volumes to learn from: spinodal structures, simulated on the spot; nothing is downloaded."""
 
-from .spinodal import SpinodalVolumes, simulate_spinodal
+from .spinodal import DATASETS, Augmented, SpinodalVolumes, load, request, simulate_spinodal
 
-__all__ = ["SpinodalVolumes", "simulate_spinodal"]
+__all__ = ["DATASETS", "Augmented", "SpinodalVolumes", "load", "request", "simulate_spinodal"]

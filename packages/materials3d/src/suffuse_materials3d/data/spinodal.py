@@ -7,6 +7,7 @@ the batches before it showed, and structures outside of the range are dropped an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,18 +18,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from suffuse import Condition
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 from suffuse.random import generators
 
 from ..microstructure import Microstructure
 from ..simulate import SPINODAL, CahnHilliard
 
-__all__ = ["Augmented", "SpinodalVolumes", "request", "simulate_spinodal"]
+__all__ = ["DATASETS", "Augmented", "SpinodalVolumes", "load", "request", "simulate_spinodal"]
+
+#: What can be asked for by name: the time of the snapshot. Domains are about 9 and 12 voxels from one to the next.
+DATASETS = {"spinodal": 60.0, "spinodal-coarse": 240.0}
 
 
 def request(volume_fraction: Tensor | Sequence[float]) -> Condition:
     """The condition that asks for volume fractions (B,): the token ``volume_fraction``, (B, 1, 1), in [0, 1]."""
     return Condition(tokens={"volume_fraction": torch.as_tensor(volume_fraction, dtype=torch.float32).view(-1, 1, 1)})
+
+
+#: The columns of a data set, one row a volume.
+COLUMNS = ("fields", "volume_fraction", "mean", "time", "trajectory")
 
 
 @dataclass(frozen=True)
@@ -58,8 +66,7 @@ class SpinodalVolumes:
 
     def __getitem__(self, rows: Tensor | slice | Sequence[int]) -> SpinodalVolumes:
         """Some of the volumes."""
-        parts = (getattr(self, k)[rows] for k in ("fields", "volume_fraction", "mean", "time", "trajectory"))
-        return SpinodalVolumes(*parts, self.equation, self.rejected)
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[SpinodalVolumes, SpinodalVolumes]:
         """Volumes to train on and volumes to test on, with no simulation on both sides.
@@ -70,7 +77,7 @@ class SpinodalVolumes:
         """
         if not 0 < held_out < 1:
             raise InvalidArgument(f"held_out must lie in (0, 1), got {held_out}")
-        names = self.trajectory.unique()
+        names = torch.unique(self.trajectory)
         if len(names) < 2:
             raise InvalidArgument(f"a split needs at least 2 simulations, got {len(names)}")
         count = min(max(round(held_out * len(names)), 1), len(names) - 1)
@@ -196,9 +203,19 @@ def simulate_spinodal(
                 rejected + int((~good).sum()) * len(times),
             )
             move(kept)
-    columns = ("fields", "volume_fraction", "mean", "time", "trajectory")
-    joined = [torch.cat([getattr(part, name) for part in parts]) for name in columns]
-    return SpinodalVolumes(*joined, equation, rejected)
+    columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in COLUMNS}
+    return SpinodalVolumes(**columns, equation=equation, rejected=rejected)
+
+
+def load(name: str, n: int, size: int, volume_fraction: tuple[float, float], **arguments: Any) -> SpinodalVolumes:
+    """A data set by its name in ``DATASETS``: n cubes of ``size`` voxels an edge; see ``simulate_spinodal``.
+
+    Raises:
+        InvalidArgument: for an unknown name, listing the known ones.
+    """
+    if name not in DATASETS:
+        raise unknown("dataset", name, DATASETS)
+    return simulate_spinodal(n, (size,) * 3, volume_fraction=volume_fraction, times=(DATASETS[name],), **arguments)
 
 
 def _slope(mean: Tensor, fraction: Tensor) -> float:

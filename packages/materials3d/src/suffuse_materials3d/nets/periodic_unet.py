@@ -31,11 +31,14 @@ class Conv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, periodic: Sequence[bool]) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(inputs, outputs, 3, padding=[0 if p else 1 for p in periodic])
+        self.conv = nn.Conv3d(
+            inputs, outputs, 3, padding=(int(not periodic[0]), int(not periodic[1]), int(not periodic[2]))
+        )
         self.pad = [side for p in reversed(periodic) for side in (int(p), int(p))]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, self.pad, mode="circular"))  # type: ignore[no-any-return]
+        y: Tensor = self.conv(F.pad(x, self.pad, mode="circular"))
+        return y
 
 
 class ChannelNorm(nn.Module):
@@ -64,7 +67,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
         h = self.conv_in(F.silu(self.norm_in(x)))
-        return x + self.conv_out(F.silu((1 + scale) * self.norm_out(h) + shift))  # type: ignore[no-any-return]
+        h = self.conv_out(F.silu((1 + scale) * self.norm_out(h) + shift))
+        x = x + h
+        return x
 
 
 @serializable

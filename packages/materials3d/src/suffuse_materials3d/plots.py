@@ -1,0 +1,90 @@
+"""Pictures of structures, by matplotlib: slices, a lit surface, requested against obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from suffuse.errors import InvalidArgument
+
+from .mesh import to_mesh
+from .microstructure import Microstructure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["parity", "slice_grid", "surface"]
+
+
+def slice_grid(rows: Mapping[str, Sequence[Microstructure]], titles: Sequence[str] | None = None) -> Figure:
+    """The middle slice across z of each structure; a row of pictures per name.
+
+    Args:
+        rows: name -> structures, as many in each row.
+        titles: of the columns.
+    """
+    from matplotlib.figure import Figure
+
+    if not rows or len({len(row) for row in rows.values()}) != 1:
+        raise InvalidArgument(f"rows must be equally long, got {[len(row) for row in rows.values()]}")
+    columns = len(next(iter(rows.values())))
+    figure = Figure(figsize=(1.6 * columns + 0.6, 1.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, structures) in zip(axes, rows.items(), strict=True):
+        for axis, ms in zip(line, structures, strict=True):
+            values = (2.0 * ms.labels - 1 if ms.field is None else ms.field)[:, :, ms.shape[2] // 2]
+            bound = float(np.abs(values).max()) or 1.0
+            extent = (0, ms.size[0], 0, ms.size[1])
+            axis.imshow(values.T, cmap="RdBu_r", vmin=-bound, vmax=bound, origin="lower", extent=extent)
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=9)
+    for axis, title in zip(axes[0], titles or [], strict=False):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def surface(structures: Sequence[Microstructure], titles: Sequence[str] | None = None, phase: int = 1) -> Figure:
+    """The surface of a phase of each structure, capped by the box, lit from one side.
+
+    Cap faces, on the sides of the box, are drawn paler than the interface.
+    """
+    from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+    if not structures:
+        raise InvalidArgument("structures is empty; give at least one to draw")
+    figure = Figure(figsize=(3.6 * len(structures), 3.8), layout="constrained")
+    light = np.array([0.35, -0.65, 0.68])
+    for i, ms in enumerate(structures):
+        axis: Any = figure.add_subplot(1, len(structures), i + 1, projection="3d")
+        mesh = to_mesh(ms, phase)
+        bright = 0.55 + 0.45 * np.clip(mesh.face_normals @ light, -1, 1)
+        centre = mesh.triangles_center
+        cap = ((centre < 1e-6) | (centre > np.array(ms.size) - 1e-6)).any(1)
+        colour = np.where(cap[:, None], [0.93, 0.80, 0.55], [0.15, 0.45, 0.70]) * bright[:, None]
+        axis.add_collection3d(Poly3DCollection(mesh.triangles, facecolors=np.clip(colour, 0, 1), edgecolors="none"))
+        axis.set(xlim=(0, ms.size[0]), ylim=(0, ms.size[1]), zlim=(0, ms.size[2]))
+        axis.set_box_aspect(ms.size)
+        axis.view_init(elev=24, azim=-58)
+        axis.set_axis_off()
+        if titles:
+            axis.set_title(titles[i], fontsize=10)
+    return figure
+
+
+def parity(requested: Sequence[float], obtained: Mapping[str, Sequence[float]], quantity: str) -> Figure:
+    """Obtained against requested, one set of points per method, with the diagonal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    low, high = min(requested), max(requested)
+    margin = 0.08 * (high - low)
+    axis.plot([low - margin, high + margin], [low - margin, high + margin], color="0.6", linewidth=1, zorder=0)
+    for (name, values), marker in zip(obtained.items(), "os^vDP*", strict=False):
+        axis.scatter(requested, values, label=name, s=20, alpha=0.8, marker=marker)
+    axis.set(xlabel=f"requested {quantity}", ylabel=f"obtained {quantity}", aspect="equal")
+    axis.legend(frameon=False, fontsize=8)
+    return figure
