@@ -46,7 +46,7 @@ def fan(axes: Axes, forecast: Forecast, entry: DataEntry | None = None, history:
     axes.axvline(horizon[0], color="0.6", linewidth=0.8, linestyle=":")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    locator = AutoDateLocator(maxticks=6)
+    locator = AutoDateLocator(minticks=3, maxticks=9)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 
