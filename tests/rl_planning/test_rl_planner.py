@@ -258,6 +258,11 @@ def test_a_request_beyond_the_data_is_clipped_with_a_warning(planner, observatio
     )
 
 
+def test_a_horizon_that_patches_do_not_fill_is_refused(windows):
+    with pytest.raises(InvalidArgument, match="horizon=8 must be a multiple of patch=3"):
+        DiffusionPlanner.fit(windows, env_id="HalfCheetah-v5", steps=1, patch=3, progress=False)
+
+
 def test_training_data_with_nan_is_refused(windows):
     import dataclasses
 

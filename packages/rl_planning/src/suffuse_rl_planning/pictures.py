@@ -39,7 +39,7 @@ def requested_against_achieved(trackings: Mapping[str, Tracking], unit: str) -> 
     return figure
 
 
-def filmstrip(result: Rollout, rows: Sequence[int], captions: Sequence[str], *, every: float = 0.5) -> Figure:
+def filmstrip(result: Rollout, rows: Sequence[int], captions: Sequence[str], *, every: float = 1.0) -> Figure:
     """Stick figures every so many seconds on one ruler, an episode a row, so that distance shows speed.
 
     Args:

@@ -250,12 +250,12 @@ class DiffusionPlanner(Commanded):
         *,
         env_id: str,
         steps: int = 3000,
-        batch_size: int = 64,
-        lr: float = 1e-3,
-        hidden: int = 96,
+        batch_size: int = 128,
+        lr: float = 2e-3,
+        hidden: int = 128,
         depth: int = 3,
         heads: int = 4,
-        patch: int = 1,
+        patch: int = 4,
         dropout: float = 0.2,
         out: Path | None = None,
         seed: int = 0,
@@ -278,6 +278,8 @@ class DiffusionPlanner(Commanded):
             options: of the planner (``guidance_scale``, ``replan``, …).
         """
         size = robot(env_id).observation_dim
+        if windows.trajectories.shape[1] % patch:
+            raise InvalidArgument(f"horizon={windows.trajectories.shape[1]} must be a multiple of patch={patch}")
         if not bool(windows.trajectories.isfinite().all()):
             raise InvalidArgument("windows hold NaN or infinity; drop those episodes")
         normaliser = Normaliser.fit(windows.trajectories.flatten(0, 1))

@@ -97,13 +97,13 @@ def _gl(env_id: str, qpos: Array, width: int, height: int) -> list[Array]:
         renderer = mujoco.Renderer(model, height, width)
         camera = mujoco.MjvCamera()
         camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-        camera.distance, camera.azimuth, camera.elevation = 3.2, 90.0, -12.0
+        camera.distance, camera.azimuth, camera.elevation = 2.3, 90.0, -8.0
         pictures = []
         with contextlib.closing(renderer):
             for position in qpos:
                 data.qpos[:] = position
                 mujoco.mj_forward(model, data)
-                camera.lookat[:] = [data.body("torso").xpos[0], 0.0, 0.55]
+                camera.lookat[:] = [data.body("torso").xpos[0], 0.0, 0.5]
                 renderer.update_scene(data, camera)
                 pictures.append(renderer.render().copy())
         return pictures

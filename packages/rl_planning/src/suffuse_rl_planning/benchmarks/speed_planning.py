@@ -19,7 +19,6 @@ class Size:
     gaits: int
     episode_steps: int
     steps: int
-    cloning_steps: int
     batch_size: int
     hidden: int
     depth: int
@@ -29,8 +28,8 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(200, 24, 120, 1300, 1300, 128, 128, 3, 8, 8, 3),
-    "full": Size(1200, 291, 200, 40_000, 40_000, 256, 256, 6, 16, 20, 5),
+    "quick": Size(200, 24, 120, 1700, 128, 128, 3, 8, 8, 5),
+    "full": Size(1200, 291, 200, 40_000, 256, 256, 6, 16, 20, 5),
 }
 
 
@@ -80,15 +79,12 @@ def speed_planning(run: Run) -> None:
             lr=2e-3,
             hidden=size.hidden,
             depth=size.depth,
-            patch=4,
             seed=run.seed,
             accelerator=run.device,
             progress=run.progress,
         )
     with run.stage("train behaviour cloning"):
-        cloning = BehaviourCloning.fit(
-            windows, env_id=ENV, steps=size.cloning_steps, batch_size=size.batch_size, seed=run.seed
-        )
+        cloning = BehaviourCloning.fit(windows, env_id=ENV, steps=size.steps, batch_size=size.batch_size, seed=run.seed)
 
     scale = planner.scales["speed"]
     asked = evaluate.targets(scale, size.targets)
@@ -147,7 +143,7 @@ def speed_planning(run: Run) -> None:
         run.figure(
             "strip",
             pictures.filmstrip(ours.rollout, rows, captions),
-            "The planner's cheetah every half second after the start, at two requested speeds.",
+            "The planner's cheetah every second after the start, at two requested speeds.",
         )
         film, backend = pictures.film(
             ours.rollout, rows, [pictures.caption("speed", requested[r], "m/s") for r in rows], stop=100
