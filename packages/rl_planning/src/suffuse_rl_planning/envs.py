@@ -93,9 +93,12 @@ def robot(env_id: str) -> Robot:
 
 
 def headless() -> None:
-    """Let MuJoCo draw without a display, if EGL is installed. Call before anything imports mujoco."""
+    """Let MuJoCo draw without a display, if EGL is installed. Works until something imports mujoco."""
     on_screen = os.environ.get("DISPLAY") or sys.platform != "linux"
-    if not on_screen and "mujoco" not in sys.modules and ctypes.util.find_library("EGL"):
+    installed = ctypes.util.find_library("EGL") and (
+        ctypes.util.find_library("OpenGL") or ctypes.util.find_library("GL")
+    )
+    if not on_screen and "mujoco" not in sys.modules and installed:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 

@@ -11,6 +11,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,15 +71,20 @@ def why_not_gl() -> str:
     """
     with quiet_model_loading():
         from mujoco.rendering.classic import gl_context
-    chosen = gl_context.GLContext.__module__.rpartition(".")[2]  # egl, glfw, osmesa, …, as mujoco was imported
+    context = getattr(gl_context, "GLContext", None)
+    if context is None:
+        return "MUJOCO_GL switches it off"
+    chosen = context.__module__.rpartition(".")[2]  # egl, glfw, osmesa, …, as mujoco was imported
     try:
-        probe = subprocess.run(
-            [sys.executable, "-c", PROBE],
-            env={**os.environ, "MUJOCO_GL": chosen},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        with tempfile.TemporaryDirectory() as folder:  # where MuJoCo leaves its log of the failure
+            probe = subprocess.run(
+                [sys.executable, "-c", PROBE],
+                env={**os.environ, "MUJOCO_GL": chosen},
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
     except subprocess.TimeoutExpired:
         return f"{chosen}: no answer in a minute"
     if probe.returncode == 0:
