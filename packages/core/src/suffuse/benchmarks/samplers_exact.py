@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from suffuse.bench import Run, benchmark
 
 if TYPE_CHECKING:
-
     from matplotlib.figure import Figure
     from torch import Tensor
 
