@@ -1,0 +1,101 @@
+"""What a diffusion model has to beat: regressions from the tissue map to the image.
+
+All of them estimate E[image | tissue]. That estimate has the smallest squared error there is, and it is no image:
+what the tissue map does not determine (site, bias field, noise) is averaged out of it.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suffuse.errors import InvalidArgument
+from suffuse.hub import serializable
+
+from .data.slices import Slices
+from .data.template import TISSUES
+
+
+@serializable
+class PatchRegression(nn.Module):
+    """Ridge regression from the tissue fractions in a neighbourhood of each voxel to its value: one convolution.
+
+    ``size=1`` is a level for each tissue, mixed by fraction: the classical tissue model. Larger neighbourhoods learn
+    partial volume and blur. Fitted in closed form, in seconds.
+
+    Args:
+        size: edge of the neighbourhood in voxels, odd.
+        ridge: penalty, relative to the mean squared input.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, size: int = 1, ridge: float = 1e-4) -> None:
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise InvalidArgument(f"size must be odd and positive, got {size}")
+        self.size, self.ridge = size, ridge
+        self.register_buffer("weight", torch.zeros(1, len(TISSUES), size, size))
+        self.register_buffer("bias", torch.zeros(1))
+
+    def fit(self, slices: Slices) -> Self:
+        """Solve (X'X + lambda I) w = X'y over all voxels; the normal equations add up, so memory is one batch's."""
+        inputs = len(TISSUES) * self.size**2 + 1
+        gram = torch.zeros(inputs, inputs, dtype=torch.float64)
+        moment = torch.zeros(inputs, 1, dtype=torch.float64)
+        for image, tissue in zip(slices.image.split(32), slices.tissue.split(32), strict=True):
+            patches = F.unfold(tissue, self.size, padding=self.size // 2).transpose(1, 2).flatten(0, 1).double()
+            x = F.pad(patches, (0, 1), value=1.0)
+            gram += x.T @ x
+            moment += x.T @ image.flatten()[:, None].double()
+        penalty = self.ridge * gram.diagonal().mean() * torch.eye(inputs, dtype=torch.float64)
+        solution = torch.linalg.solve(gram + penalty, moment)[:, 0].float()
+        self.weight.copy_(solution[:-1].view_as(self.weight))
+        self.bias.copy_(solution[-1:])
+        return self
+
+    def forward(self, tissue: Tensor) -> Tensor:
+        """(N, 3, H, W) fractions -> (N, 1, H, W) in network units."""
+        return F.conv2d(tissue, self.weight, self.bias, padding=self.size // 2)
+
+    def predict(self, tissue: Tensor) -> Tensor:
+        return self(tissue)
+
+
+class UNetRegression:
+    """The diffusion model's own UNet, trained on the squared error of one prediction instead of denoising.
+
+    Same architecture, optimiser, steps and batch size: the difference that is left is diffusion.
+    """
+
+    def __init__(self, network: nn.Module, *, steps: int, batch_size: int = 8, lr: float = 3e-3, seed: int = 0) -> None:
+        self.network, self.steps, self.batch_size, self.lr, self.seed = network, steps, batch_size, lr, seed
+
+    def fit(self, slices: Slices) -> Self:
+        device = next(self.network.parameters()).device
+        generator = torch.Generator().manual_seed(self.seed)
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
+        self.network.train()
+        for _ in range(self.steps):
+            rows = torch.randint(len(slices), (self.batch_size,), generator=generator)
+            loss = F.mse_loss(self._predict(slices.tissue[rows].to(device)), slices.image[rows].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        self.network.eval()
+        return self
+
+    @torch.no_grad()
+    def predict(self, tissue: Tensor) -> Tensor:
+        device = next(self.network.parameters()).device
+        return torch.cat([self._predict(part.to(device)).cpu() for part in tissue.split(64)])
+
+    def _predict(self, tissue: Tensor) -> Tensor:
+        output: Tensor = self.network(tissue)
+        return output

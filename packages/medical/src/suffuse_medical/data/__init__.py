@@ -1,0 +1,43 @@
+"""Data: files with their geometry, one bundled template, pseudo-patients made from it, and splits that do not leak."""
+
+from .deformation import jacobian_determinant, random_displacement, warp
+from .geometry import Geometry, plain, resample
+from .nifti import read_nifti, write_nifti
+from .phantoms import SITES, PhantomCohort, Site, normalise
+from .physics import SEQUENCES, Relaxation, SpinEcho
+from .slices import Slices, Split, axial_slices, load_slices, template_item, to_intensity, to_network
+from .splits import check_leakage, group_split, slab_split
+from .template import HELD_OUT_SLAB, TISSUES, WORKING_GRID, Template, load_template
+
+__all__ = [
+    "HELD_OUT_SLAB",
+    "SEQUENCES",
+    "SITES",
+    "TISSUES",
+    "WORKING_GRID",
+    "Geometry",
+    "PhantomCohort",
+    "Relaxation",
+    "Site",
+    "Slices",
+    "SpinEcho",
+    "Split",
+    "Template",
+    "axial_slices",
+    "check_leakage",
+    "group_split",
+    "jacobian_determinant",
+    "load_slices",
+    "load_template",
+    "normalise",
+    "plain",
+    "random_displacement",
+    "read_nifti",
+    "resample",
+    "slab_split",
+    "template_item",
+    "to_intensity",
+    "to_network",
+    "warp",
+    "write_nifti",
+]

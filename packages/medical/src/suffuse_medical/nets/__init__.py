@@ -1,0 +1,5 @@
+"""Backbones that only this domain needs."""
+
+from .subpixel import SubpixelUNet
+
+__all__ = ["SubpixelUNet"]

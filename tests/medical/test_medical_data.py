@@ -1,0 +1,193 @@
+"""Laws of the data: physics that orders tissues, anatomy that is not torn, splits that do not leak."""
+
+import pytest
+import torch
+
+from suffuse.errors import InvalidArgument
+from suffuse_medical.data import (
+    SEQUENCES,
+    WORKING_GRID,
+    Geometry,
+    PhantomCohort,
+    Relaxation,
+    SpinEcho,
+    axial_slices,
+    check_leakage,
+    group_split,
+    jacobian_determinant,
+    load_slices,
+    load_template,
+    random_displacement,
+    slab_split,
+    template_item,
+)
+from suffuse_medical.data.phantoms import WHITE_LEVEL
+from suffuse_medical.data.physics import FLUID, GREY_MATTER, WHITE_MATTER
+
+SMALL = Geometry.centred((28, 32, 24), 6.0, (0.0, -17.0, 12.0))
+
+
+# --- physics ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tissue", [GREY_MATTER, WHITE_MATTER, FLUID])
+def test_signal_rises_with_repetition_time_and_falls_with_echo_time(tissue):
+    rising = [SpinEcho(tr, 15).signal(tissue) for tr in (100, 400, 1600, 6400)]
+    falling = [SpinEcho(3000, te).signal(tissue) for te in (5, 20, 80, 320)]
+    assert rising == sorted(rising) and falling == sorted(falling, reverse=True)
+    assert min(rising + falling) > 0 and max(rising + falling) <= tissue.density
+
+
+def test_sequences_order_the_tissues_as_radiologists_expect():
+    t1, t2 = ([SEQUENCES[s].signal(k) for k in (WHITE_MATTER, GREY_MATTER, FLUID)] for s in ("T1w", "T2w"))
+    assert t1 == sorted(t1, reverse=True) and t2 == sorted(t2)
+
+
+def test_long_repetition_and_short_echo_show_proton_density():
+    assert SpinEcho(1e6, 0).signal(GREY_MATTER) == pytest.approx(GREY_MATTER.density)
+
+
+def test_inversion_nulls_the_tissue_it_is_timed_for():
+    tissue = Relaxation(t1=1000, t2=100, density=1)
+    assert SpinEcho(tr=1e6, te=0, ti=693.147).signal(tissue) == pytest.approx(0, abs=1e-5)
+    assert SEQUENCES["FLAIR"].signal(FLUID) < 0.2 * SEQUENCES["FLAIR"].signal(GREY_MATTER)
+
+
+# --- template and phantoms --------------------------------------------------------------------------------------
+
+
+def test_template_fractions_are_fractions_and_follow_intensity():
+    template = load_template()
+    assert template.tissue.min() >= 0 and template.tissue.sum(0).max() <= 1 + 1e-3
+    grey, white, fluid = (template.t1[0][fraction > 0.9].median() for fraction in template.tissue)
+    assert fluid < grey < white
+    brain = template.brain[0]
+    assert not (brain[0] | brain[-1]).any() and not (brain[:, 0] | brain[:, -1]).any(), "the grid cuts the brain"
+
+
+def test_deformation_never_folds_and_keeps_slices_in_their_plane():
+    for seed in range(5):
+        u = random_displacement(WORKING_GRID, torch.Generator().manual_seed(seed), amplitude=9.0)
+        assert jacobian_determinant(u).min() > 0.2
+        assert not u[2].any() and 1 < u.norm(dim=0).max() * 3 < 12
+
+
+def test_a_pseudo_patient_depends_on_its_own_number_only():
+    few, many = PhantomCohort(3, geometry=SMALL), PhantomCohort(20, geometry=SMALL)
+    for key in ("image", "tissue"):
+        assert torch.equal(few[2][key], many[2][key])
+    assert not torch.equal(few[1]["tissue"], few[2]["tissue"])
+    assert not torch.equal(few[1]["tissue"], PhantomCohort(3, geometry=SMALL, seed=1)[1]["tissue"])
+
+
+def test_another_scan_has_the_same_anatomy_and_another_image():
+    first, second = (PhantomCohort(2, geometry=SMALL, sites=("B",), repeat=k)[1] for k in (0, 1))
+    assert torch.equal(first["tissue"], second["tissue"]) and first["patient_id"] == second["patient_id"]
+    assert not torch.allclose(first["image"], second["image"], atol=0.02) and first["study_id"] != second["study_id"]
+
+
+def test_items_are_monai_dictionaries_on_one_scale():
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, RandFlipd, ScaleIntensityd
+
+    item = PhantomCohort(1, geometry=SMALL, sequences=("T1w", "T2w"), sites=("A",))[0]
+    assert isinstance(item["image"], MetaTensor) and Geometry.of(item["tissue"]).isclose(SMALL)
+    assert item["image"].shape == (2, *SMALL.shape) and item["tissue"].shape == (3, *SMALL.shape)
+    assert item["image"][0][item["tissue"][1] > 0.9].median() == pytest.approx(WHITE_LEVEL, abs=0.02)
+    turned = Compose([RandFlipd(["image", "tissue"], prob=1, spatial_axis=0), ScaleIntensityd("image")])(item)
+    assert turned["image"].shape == item["image"].shape and turned["image"].max() == 1
+
+
+def test_noisier_sites_are_noisier():
+    def roughness(site):
+        item = PhantomCohort(1, sites=(site,))[0]
+        inside = item["tissue"][1] > 0.95
+        return float(item["image"][0][inside].std())
+
+    assert roughness("T") < roughness("A") < roughness("D")
+
+
+# --- splits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_group_crosses_a_split(seed):
+    generator = torch.Generator().manual_seed(seed)
+    n = int(torch.randint(3, 40, (), generator=generator))
+    owners = torch.randint(0, n, (120,), generator=generator).tolist() + [0, 1, 2]
+    items = [{"patient_id": f"p{owner}", "row": i} for i, owner in enumerate(owners)]
+    parts = group_split(items, {"train": 0.6, "val": 0.1, "test": 0.3}, seed=seed)
+    groups = {name: {item["patient_id"] for item in part} for name, part in parts.items()}
+    assert all(groups.values())
+    assert len(set().union(*groups.values())) == sum(map(len, groups.values()))
+    assert sorted(item["row"] for part in parts.values() for item in part) == list(range(len(items)))
+    shuffled = [items[i] for i in torch.randperm(len(items), generator=generator)]
+    again = group_split(shuffled, {"train": 0.6, "val": 0.1, "test": 0.3}, seed=seed)
+    assert {item["patient_id"] for item in again["test"]} == groups["test"], "the order of items matters"
+
+
+def test_slabs_keep_their_distance():
+    positions = [3.0 * k - 60 for k in range(48)]
+    train, test = slab_split(positions, (9, 24), gap=15)
+    assert min(abs(positions[i] - positions[j]) for i in train for j in test) > 15
+    assert all(9 <= positions[i] <= 24 for i in test)
+
+
+def test_test_slices_share_no_patient_with_training_and_unseen_ones_no_slab_either(slices):
+    for part in (slices.test, slices.unseen):
+        assert not set(slices.train.patient) & set(part.patient)
+    assert min(abs(a - b) for a in slices.train.z for b in slices.unseen.z) > 15
+    check_leakage(slices.train.image, slices.unseen.image)
+
+
+def test_left_and_right_halves_of_the_template_leak():
+    whole = axial_slices([template_item()]).image
+    left, right = whole[:, :, :28], whole[:, :, 28:]
+    with pytest.raises(InvalidArgument, match="split by patient or slab"):
+        check_leakage(left, right)
+
+
+def test_alternating_slices_of_the_template_leak():
+    whole = axial_slices([template_item()]).image
+    with pytest.raises(InvalidArgument, match="correlates"):
+        check_leakage(whole[::2], whole[1::2], threshold=0.95)
+
+
+def test_the_template_slabs_pass_the_check():
+    split = load_slices("template")
+    assert check_leakage(split.train.image, split.unseen.image) < 0.98
+
+
+# --- bad input --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_slices("phantom"), "unknown dataset 'phantom'; did you mean 'phantoms'"),
+        (lambda: load_slices("phantoms", patients=1), "patients must be at least 2"),
+        (lambda: PhantomCohort(0), "n must be at least 1"),
+        (lambda: PhantomCohort(1, sites=("Z",)), "unknown site"),
+        (lambda: PhantomCohort(1, sites=()), "at least one"),
+        (lambda: PhantomCohort(1, sequences=("T3w",)), "unknown sequence"),
+        (lambda: PhantomCohort(1, sequences=("T2w",), sites=("T",)), "leave the site out"),
+        (lambda: axial_slices([]), "dataset is empty"),
+        (lambda: group_split([], {"train": 1.0}), "items is empty"),
+        (lambda: group_split([{"id": 1}], {"train": 1.0}), "have no 'patient_id'"),
+        (lambda: group_split([{"patient_id": 1}], {"train": 0.5, "test": 0.5}), "cannot fill"),
+        (lambda: group_split([{"patient_id": 1}], {"train": 0.5}), "add up to 1"),
+        (lambda: slab_split([1, 2], (5, 3)), "low < high"),
+        (lambda: slab_split([1, 2], (5, 6)), "0 test slices"),
+    ],
+)
+def test_one_clear_error(call, message):
+    with pytest.raises(InvalidArgument, match=message):
+        call()
+
+
+def test_nan_images_are_refused():
+    item = template_item()
+    item["image"] = item["image"].clone()
+    item["image"][0, 20, 20, 20] = torch.nan
+    with pytest.raises(InvalidArgument, match="'mni152-template' has NaN"):
+        axial_slices([item])
