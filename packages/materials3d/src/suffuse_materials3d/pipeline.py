@@ -105,7 +105,7 @@ class MicrostructurePipeline:
         made: list[Microstructure] = []
         for first in range(0, len(wanted), batch_size):
             rows = list(range(first, min(first + batch_size, len(wanted))))
-            fields = DPMSolverPP(steps=steps)(
+            fields = DPMSolverPP(steps=steps, grid="time")(
                 guided,
                 (len(rows), 1, *shape),
                 cond=cond[rows].to(device),

@@ -61,10 +61,12 @@ def surface(structures: Sequence[Microstructure], titles: Sequence[str] | None =
         axis: Any = figure.add_subplot(1, len(structures), i + 1, projection="3d")
         mesh = to_mesh(ms, phase)
         bright = 0.55 + 0.45 * np.clip(mesh.face_normals @ light, -1, 1)
-        centre = mesh.triangles_center
-        cap = ((centre < 1e-6) | (centre > np.array(ms.size) - 1e-6)).any(1)
+        depth = np.minimum(mesh.triangles_center, ms.size - mesh.triangles_center) / ms.spacing
+        cap = (depth < 1e-4).any(1) | ((depth < 0.5).sum(1) > 1)  # on a face, or the bevel of an edge
         colour = np.where(cap[:, None], [0.93, 0.80, 0.55], [0.15, 0.45, 0.70]) * bright[:, None]
-        axis.add_collection3d(Poly3DCollection(mesh.triangles, facecolors=np.clip(colour, 0, 1), edgecolors="none"))
+        axis.add_collection3d(
+            Poly3DCollection(mesh.triangles, facecolors=colour, edgecolors=colour, linewidths=0.3, antialiased=False)
+        )
         axis.set(xlim=(0, ms.size[0]), ylim=(0, ms.size[1]), zlim=(0, ms.size[2]))
         axis.set_box_aspect(ms.size)
         axis.view_init(elev=24, azim=-58)

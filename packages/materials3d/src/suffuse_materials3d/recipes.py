@@ -135,7 +135,7 @@ def volume_fraction(
         steps=steps,
         batch_size=batch_size,
         lr=lr,
-        objective=training.DenoisingObjective(weighting="min_snr", cond_dropout=cond_dropout),
+        objective=training.DenoisingObjective(training.LogNormalKappa(0.5, 1.2), "edm", cond_dropout),
         ema_decay=0.99,
         out=out,
         metadata={

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 #: The recipe's arguments by profile.
 PROFILES: dict[str, dict[str, Any]] = {
-    "quick": {"volumes": 512, "size": 24, "steps": 600, "batch_size": 4},
+    "quick": {"volumes": 512, "size": 24, "steps": 800, "batch_size": 4},
     "full": {
         "volumes": 8192,
         "size": 32,
@@ -33,7 +33,7 @@ REQUESTS = {"quick": 24, "full": 96}
 RANGE = (0.3, 0.7)
 #: Simulation i has a seed made of (seed, i); this is far from those of training.
 HELD_OUT = 500_000
-GUIDED = 2.0
+GUIDED = 1.5
 
 
 @benchmark(
