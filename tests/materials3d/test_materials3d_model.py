@@ -264,3 +264,15 @@ def test_the_readme_example_runs(tmp_path, monkeypatch, checkpoint):
     monkeypatch.chdir(tmp_path)
     exec(compile(code[1], "README.md", "exec"), {})
     assert trimesh.load_mesh(tmp_path / "structure.glb").is_watertight
+
+
+def test_simulations_and_samples_do_not_start_from_the_same_noise():
+    """Both grow a structure out of white noise, and out of the same noise a similar one, which is no merit of a model."""
+    from suffuse.random import generators, randn
+
+    shape, arguments = (16, 16, 16), {"times": (20.0,), "volume_fraction": (0.45, 0.55), "progress": False}
+    data = simulate_spinodal(4, shape, seed=0, **arguments)
+    of_samples = randn((4, *shape), generators(range(4)))  # as the pipeline draws for seed 0
+    start = data.equation.start(torch.zeros(4), shape, generators(range(4)))
+    assert metrics.overlap(data.equation.run(start, [20.0])[:, 0], of_samples).min() > 0.14
+    assert metrics.overlap(data.fields, of_samples).max() < 0.11
