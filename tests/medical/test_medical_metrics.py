@@ -46,7 +46,7 @@ def test_kernel_mmd_sees_spread_where_means_agree():
     generator = torch.Generator().manual_seed(0)
     one, two, wide = (torch.randn(32, 1, 32, 32, generator=generator) * scale for scale in (1.0, 1.0, 1.3))
     same, other = metrics.rbf_mmd(one, two), metrics.rbf_mmd(one, wide)
-    assert abs(same) < 0.05 < 10 * abs(same) < other
+    assert abs(same) < 0.05 and other > 0.5
 
 
 def test_coverage_and_penalty_are_nominal_for_exchangeable_draws():
@@ -68,7 +68,7 @@ def test_spread_that_follows_the_error_correlates_with_it():
 
 
 def test_one_clear_error_each():
-    x = torch.zeros(4, 1, 16, 16)
+    x = torch.zeros(4, 1, 32, 32)
     with pytest.raises(InvalidArgument, match="must have one shape"):
         metrics.fidelity(x, x[:2], x > 0)
     with pytest.raises(InvalidArgument, match="brain is empty"):

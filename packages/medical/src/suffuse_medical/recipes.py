@@ -46,9 +46,10 @@ def draw(
     given = [path for path in (grey, white, fluid) if path is not None]
     if len(given) == 3:
         maps, geometries = zip(*(read_nifti(path) for path in given), strict=True)
-        tissue, geometry = torch.cat(maps), geometries[0]
+        geometry = geometries[0]
         if not all(geometry.isclose(other) for other in geometries):
             raise InvalidArgument("grey, white and fluid lie on different grids; resample them to one")
+        tissue = torch.cat(maps)
         if tissue.min() < -1e-3 or tissue.max() > 1 + 1e-3:
             raise InvalidArgument(f"tissue fractions must lie in [0, 1], got [{tissue.min():.3g}, {tissue.max():.3g}]")
         working = WORKING_GRID

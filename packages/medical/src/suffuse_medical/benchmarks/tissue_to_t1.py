@@ -62,9 +62,9 @@ def tissue_to_t1(run: Run) -> None:
     with run.stage("data"):
         train, test, unseen = load_slices("phantoms", patients=size.patients, seed=run.seed)
         sets = {PATIENTS: _thinned(test, size.slices), UNSEEN: _thinned(unseen, size.slices)}
-        sets[TEMPLATE] = load_slices("template").unseen
         closest = check_leakage(train.image, unseen.image)
-        scans = {name: _scan_again(sets[name], size, run.seed) for name in (PATIENTS, UNSEEN)}
+        scans = _scan_again(sets, size, run.seed)
+        sets[TEMPLATE] = load_slices("template").unseen
 
     with run.stage("train"):
         denoiser = tissue_to_t1.fit(
@@ -177,20 +177,22 @@ def _score(
             )
 
 
-def _scan_again(test: Slices, size: Size, seed: int) -> Tensor:
-    """Intensities (K, N, 1, H, W) of the test slices with all that the tissue map does not determine drawn anew."""
+def _scan_again(sets: dict[str, Slices], size: Size, seed: int) -> dict[str, Tensor]:
+    """Intensities (K, N, 1, H, W) of the slices with all that the tissue map does not determine drawn anew."""
     import torch
 
     from suffuse_medical.data import PhantomCohort, axial_slices, to_intensity
 
-    numbers = sorted({int(name.rsplit("-", 1)[1]) for name in test.patient})
-    scans = []
+    numbers = sorted({int(name.rsplit("-", 1)[1]) for slices in sets.values() for name in slices.patient})
+    scans: dict[str, list[Tensor]] = {name: [] for name in sets}
     for repeat in range(1, size.samples + 1):
         cohort = PhantomCohort(size.patients, seed=seed, repeat=repeat)
         scanned = axial_slices(cohort[i] for i in numbers)
         row = {key: i for i, key in enumerate(zip(scanned.patient, scanned.z, strict=True))}
-        scans.append(to_intensity(scanned.image[[row[key] for key in zip(test.patient, test.z, strict=True)]]))
-    return torch.stack(scans)
+        for name, slices in sets.items():
+            chosen = [row[key] for key in zip(slices.patient, slices.z, strict=True)]
+            scans[name].append(to_intensity(scanned.image[chosen]))
+    return {name: torch.stack(images) for name, images in scans.items()}
 
 
 def _calibration(run: Run, dataset: str, slices: Slices, method: str, draws: Tensor, setting: dict[str, Any]) -> None:
