@@ -267,7 +267,7 @@ def test_the_readme_example_runs(tmp_path, monkeypatch, checkpoint):
 
 
 def test_simulations_and_samples_do_not_start_from_the_same_noise():
-    """Both grow a structure out of white noise, and out of the same noise a similar one, which is no merit of a model."""
+    """Both grow a structure out of white noise, and out of the same noise much the same one, which proves nothing."""
     from suffuse.random import generators, randn
 
     shape, arguments = (16, 16, 16), {"times": (20.0,), "volume_fraction": (0.45, 0.55), "progress": False}
