@@ -6,6 +6,7 @@ import torch
 from suffuse import Condition
 from suffuse.errors import InvalidArgument
 from suffuse.exact import Covariance, EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from suffuse.random import generators
 from suffuse.schedules import EDM, RectifiedFlow, VPLinear
 
 SCHEDULES = [VPLinear(), EDM(), RectifiedFlow()]
@@ -119,7 +120,13 @@ def test_the_empirical_denoiser_is_a_mixture_of_points():
     torch.testing.assert_close(empirical(x, times), tiny(x, times))
     near = data + 1e-3 * torch.randn_like(data)
     torch.testing.assert_close(empirical(near, 0.0), data)
-    assert any(torch.equal(empirical.sample(1)[0], row) for row in data)
+    drawn = empirical.sample(20, torch.Generator().manual_seed(1))
+    assert all(any(torch.equal(one, row) for row in data) for one in drawn)
+
+
+def test_an_exact_draw_depends_on_its_own_seed_only():
+    denoiser = mixture("low_rank", EDM())
+    torch.testing.assert_close(denoiser.sample(5, generators(range(5)))[3:4], denoiser.sample(1, generators([3])))
 
 
 def test_sample_dtype_follows_x_and_shapes_are_checked():

@@ -139,7 +139,7 @@ def test_the_fokker_planck_regulariser_vanishes_for_a_score_and_lowers_the_resid
         objective = DenoisingObjective(LogNormalKappa(0.0, 1.0), regularisers=regularisers)
         denoiser = NetworkDenoiser(Smooth(), EDM())
         trained = fit(denoiser, x0.float(), steps=150, lr=1e-2, objective=objective, ema_decay=0.9, progress=False)
-        residuals.append(float(term(trained, x0.float(), None, torch.Generator().manual_seed(1))))
+        residuals.append(term(trained, x0.float(), None, torch.Generator().manual_seed(1)).item())
     assert residuals[1] < 0.7 * residuals[0]
 
 
