@@ -162,8 +162,8 @@ def volume_fraction(run: Run) -> None:
         file = write_mesh(to_mesh(large[0]), run.out / "structure.glb")
         run.artifact(file, f"Phase 1 of {edge}^3 voxels of 0.1 um, requested volume fraction 0.35; coordinates in um.")
     run.note(
-        "Guidance extrapolates from the model without a request, whose structures have the mean fraction, so a scale above "
-        "1 overshoots away from it: for a quantity that is itself the mean of the field, scale 1 is right."
+        "Guidance extrapolates from the model without a request, whose structures have the mean fraction, so a scale "
+        "above 1 overshoots away from it: for what is itself the mean of the field, scale 1 is right."
     )
     run.note(
         f"A held-out simulation takes {simulation:.3f} s and a sample {made['diffusion', 1.0][1]:.3f} s on this "
