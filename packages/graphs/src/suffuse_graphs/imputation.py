@@ -22,6 +22,9 @@ from suffuse.samplers import DPMSolverPP, Sampler
 from .data.signals import observation
 from .sheaf import Sheaf, SheafGraph, SheafLaplacian, sheaf_graph
 
+NODES_AT_ONCE = 50_000
+"""Nodes of all samples in one call of the network: bounds the memory."""
+
 
 @torch.no_grad()
 def diffusion(
@@ -43,8 +46,9 @@ def diffusion(
         sampler: by default DPM-Solver++ with 10 steps.
     """
     sampler = DPMSolverPP(steps=10) if sampler is None else sampler
-    cond = observation(x, mask).repeat(draws)
-    out = sampler(denoiser, (len(x) * draws, *x.shape[1:]), cond=cond, generator=generator)
+    cond, total = observation(x, mask).repeat(draws), len(x) * draws
+    parts = torch.arange(total).split(max(1, NODES_AT_ONCE // x.size(-1)))
+    out = torch.cat([sampler(denoiser, (len(p), *x.shape[1:]), cond=cond[p], generator=generator) for p in parts])
     out = out.view(len(x), draws, *x.shape[1:]).transpose(0, 1)
     return torch.where(mask.bool(), x, out)
 

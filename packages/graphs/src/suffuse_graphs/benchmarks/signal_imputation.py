@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from suffuse.bench import Run, benchmark
 
+from .threads import one_thread
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -30,6 +32,7 @@ NAMES = {
     "smoother and than the same model with graph convolutions",
     peers=("Laplacian smoother (Gaussian field)", "full-covariance Gaussian", "GCN denoiser", "identity maps"),
 )
+@one_thread()
 def signal_imputation(run: Run) -> None:
     """CRPS and MAE on the missing nodes, 30 % or 60 % of the nodes observed at random.
 
@@ -82,8 +85,8 @@ def signal_imputation(run: Run) -> None:
 def train(signals: GraphSignals, conv: str, run: Run) -> NetworkDenoiser:
     from ..recipes import train_imputer
 
-    steps = 800 if run.quick else 10_000
-    hidden, depth = (32, 3) if run.quick else (64, 6)
+    steps = 800 if run.quick else 3_000 if run.device == "cpu" else 10_000
+    hidden, depth = (32, 2) if run.quick else (48, 4)
     return train_imputer(
         signals,
         conv=conv,
@@ -115,28 +118,29 @@ CAPTION = {
 
 
 def profile_figure(signals: GraphSignals, x: Tensor, mask: Tensor, found: dict[str, Tensor], rows: int = 3) -> Figure:
-    """Truth, observed nodes and ranges of two methods, for a few signals; nodes in the order of their mean."""
+    """Truth, observed nodes and ranges of two methods, for a few signals, relative to the mean of every node."""
     import torch
     from matplotlib.figure import Figure
 
     methods = {"Laplacian smoother": "tab:orange", NAMES["diagonal"]: "tab:blue"}
+    scale, unit = signals.score_unit
     order = signals.mean.argsort(descending=True)[:40]
     figure = Figure(figsize=(12, 2.7 * rows), layout="constrained")
     axes = figure.subplots(rows, 1, sharex=True)
     at = torch.arange(len(order))
     for row, axis in enumerate(axes):
         for shift, (name, colour) in zip((-0.15, 0.15), methods.items(), strict=True):
-            low, middle, high = signals.raw(found[name][:, row, 0]).quantile(torch.tensor([0.1, 0.5, 0.9]), dim=0)[
-                :, order
-            ]
+            drawn = scale * found[name][:, row, 0, order]
+            low, middle, high = drawn.quantile(torch.tensor([0.1, 0.5, 0.9]), dim=0)
             hidden = mask[row, 0, order] == 0
             axis.vlines((at + shift)[hidden], low[hidden], high[hidden], color=colour, lw=5, alpha=0.45, label=name)
             axis.plot((at + shift)[hidden], middle[hidden], "_", color=colour, ms=7)
-        truth = signals.raw(x[row, 0])[order]
+        truth = scale * x[row, 0, order]
         axis.plot(at, truth, color="black", lw=0.8, label="truth")
         seen = mask[row, 0, order] == 1
         axis.plot(at[seen], truth[seen], "ko", ms=5, label="observed")
-        axis.set_ylabel(signals.unit)
+        axis.axhline(0, color="lightgrey", lw=0.8, zorder=0)
+        axis.set_ylabel(f"from the mean ({unit})")
     axes[-1].set_xticks(at.tolist(), [signals.labels[i] for i in order.tolist()], rotation=60, ha="right", fontsize=8)
     axes[0].set_title(f"{signals.name}: held-out signals, 30 % of the nodes observed; bars hold 80 % of the draws")
     axes[0].legend(frameon=False, ncols=4, fontsize=8)

@@ -6,7 +6,8 @@
     los-loop    speeds in mph of 207 loop detectors on the freeways of Los Angeles, one week of March 2012 in steps of
                 5 minutes; edges between detectors that are close on the road (files of SUFFUSE_DATA; gaps were filled
                 by linear interpolation at the source)
-    chickenpox  weekly cases in the 20 counties of Hungary, 2005-2015; edges between adjacent counties (SUFFUSE_DATA)
+    chickenpox  weekly cases (standardised at the source) in the 20 counties of Hungary, 2005-2015; edges between
+                adjacent counties (SUFFUSE_DATA)
 
 Time series are split by time, never at random. Values are standardised by statistics of the training part.
 """
@@ -141,7 +142,7 @@ def _chickenpox(folder: Path) -> GraphSignals:
     cases = torch.tensor(raw["FX"], dtype=torch.float32)
     adjacency = torch.zeros(20, 20).index_put((edge_index[0], edge_index[1]), torch.tensor(1.0))
     layout = spectral_layout(torch.maximum(adjacency, adjacency.T))
-    return _signals("chickenpox", edge_index, None, cases, 400, "cases", layout)
+    return _signals("chickenpox", edge_index, None, cases, 400, "standardised cases", layout)
 
 
 def _signals(

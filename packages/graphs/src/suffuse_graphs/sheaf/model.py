@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn.resolver import activation_resolver
@@ -97,6 +98,7 @@ class NeuralSheafDiffusion(nn.Module):
         """The parameters of the maps, which the paper decays separately."""
         return [p for conv in self.convs for p in conv.learner.parameters()]
 
+    @torch.no_grad()
     def energies(self, x: Tensor, edge_index: Any) -> list[float]:
         """Rayleigh quotient x^T Delta x / x^T x of every learned sheaf on the state it was learned from."""
         states = list(self.diffusion(x, edge_index))
