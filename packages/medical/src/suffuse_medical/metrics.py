@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from suffuse.errors import InvalidArgument
 
-FIDELITY = {"SSIM": "higher", "PSNR": "higher", "MAE": "lower"}
+FIDELITY: dict[str, Literal["higher", "lower"]] = {"SSIM": "higher", "PSNR": "higher", "MAE": "lower"}
 """Names of :func:`fidelity` and which direction is better."""
 
 
@@ -34,11 +35,11 @@ def fidelity(prediction: Tensor, truth: Tensor, brain: Tensor) -> dict[str, Tens
     padded, reference = (F.pad(x, (window // 2,) * 4, mode="replicate") for x in (prediction, truth))
     ssim, _ = compute_ssim_and_cs(padded, reference, 2, kernel_size=(window,) * 2, kernel_sigma=(1.5,) * 2)
     voxels = [(p[m][None, None], x[m][None, None]) for p, x, m in zip(prediction, truth, brain, strict=True)]
-    psnr, mae = PSNRMetric(max_val=1.0), MAEMetric()  # each gives (1, 1)
+    psnr, mae = PSNRMetric(max_val=1.0), MAEMetric()
     return {
         "SSIM": torch.stack([s[m].mean() for s, m in zip(ssim, brain, strict=True)]),
-        "PSNR": torch.tensor([float(psnr(p, x)) for p, x in voxels]),
-        "MAE": torch.tensor([float(mae(p, x)) for p, x in voxels]),
+        "PSNR": torch.cat([torch.as_tensor(psnr(p, x)).flatten() for p, x in voxels]),
+        "MAE": torch.cat([torch.as_tensor(mae(p, x)).flatten() for p, x in voxels]),
     }
 
 

@@ -186,19 +186,23 @@ def predict(
     n: int = 8,
     steps: int = 10,
     seed: int = 0,
+    together: bool = False,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Prediction:
     """Draw ``n`` images for every tissue map (N, 3, H, W).
 
-    Sample k of every slice starts from the same noise, ``seed + k``, so the slices of one volume vary together where
-    they look alike; it does not depend on the number of slices or the batch size.
+    Every draw has its own seed, a function of ``seed``, its number k and its slice: it does not depend on the batch
+    size or on what else is drawn.
 
     Args:
         denoiser: a trained :func:`tissue_denoiser`.
         tissue: fractions in the order of ``TISSUES``.
         n: samples per slice.
         steps: network calls per sample, by DPM-Solver++(2M).
+        seed: of all noise.
+        together: start sample k of every slice from the same noise, as slices of one volume should, so that they vary
+            alike where they look alike.
     """
     if tissue.ndim != 4 or tissue.shape[1] != len(TISSUES):
         raise InvalidArgument(
@@ -211,7 +215,7 @@ def predict(
     device = next(denoiser.parameters()).device
     sampler = suffuse.samplers.DPMSolverPP(steps=steps, grid="logsnr")
     maps = tissue.repeat(n, 1, 1, 1)  # sample by sample: (n N, 3, H, W)
-    seeds = [seed + k for k in range(n) for _ in range(len(tissue))]
+    seeds = [seed + k + (0 if together else 1_000_003 * row) for k in range(n) for row in range(len(tissue))]
     images = []
     for part, part_seeds in zip(maps.split(batch_size), _chunks(seeds, batch_size), strict=True):
         images.append(
@@ -247,5 +251,5 @@ def predict_volume(
     Any orientation and spacing will do: the map is resampled to the grid the model was trained on, and the images back.
     """
     maps = resample(plain(tissue), geometry, working).permute(3, 0, 1, 2)
-    drawn = predict(denoiser, maps, n=n, steps=steps, seed=seed, progress=progress).samples[:, :, 0]
+    drawn = predict(denoiser, maps, n=n, steps=steps, seed=seed, together=True, progress=progress).samples[:, :, 0]
     return resample(drawn.permute(0, 2, 3, 1), working, geometry)

@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(patients=72, steps=500, channels=(32, 64), samples=8, calls=10, slices=32),
+    "quick": Size(patients=72, steps=500, channels=(32, 64), samples=8, calls=10, slices=24),
     "full": Size(patients=480, steps=20000, channels=(64, 128, 128), samples=16, calls=20, slices=400),
 }
 PATIENTS = "pseudo-patients (simulated from MNI152)"
@@ -36,9 +36,9 @@ TEMPLATE = "MNI152 template, unseen slab"
 @benchmark(
     "medical/tissue-to-t1",
     paper="Dorjsembe et al. 2023, Med-DDPM, arXiv:2305.18453",
-    claim="Told the tissue map, a diffusion model draws brain slices that are closer in distribution to real ones "
+    claim="Told the tissue map, a diffusion model draws brain slices that are closer in distribution to scans "
     "than a regression from the same map, and the mean of its samples is as accurate.",
-    peers=("tissue means", "5x5 patch regression", "UNet regression"),
+    peers=("tissue means", "5x5 patch regression", "UNet regression (full profile)"),
 )
 def tissue_to_t1(run: Run) -> None:
     """Grey, white and fluid fractions -> T1-weighted slice, for other pseudo-patients than those trained on.
@@ -61,7 +61,7 @@ def tissue_to_t1(run: Run) -> None:
     size = SIZES[run.profile]
     with run.stage("data"):
         train, test, unseen = load_slices("phantoms", patients=size.patients, seed=run.seed)
-        sets = {PATIENTS: _thinned(test, size.slices), UNSEEN: _thinned(unseen, size.slices)}
+        sets = {PATIENTS: _thinned(test, size.slices, run.seed), UNSEEN: _thinned(unseen, size.slices, run.seed)}
         closest = check_leakage(train.image, unseen.image)
         scans = _scan_again(sets, size, run.seed)
         sets[TEMPLATE] = load_slices("template").unseen
@@ -88,8 +88,9 @@ def tissue_to_t1(run: Run) -> None:
     drawn: dict[str, Tensor] = {}
     with run.stage("sample"):
         for name, slices in sets.items():
+            together = name == TEMPLATE  # whose slices are one volume
             drawn[name] = tissue_to_t1.predict(
-                denoiser, slices.tissue, n=size.samples, steps=size.calls, seed=run.seed
+                denoiser, slices.tissue, n=size.samples, steps=size.calls, seed=run.seed, together=together
             ).samples
 
     with run.stage("score"):
@@ -110,11 +111,11 @@ def tissue_to_t1(run: Run) -> None:
 
     run.note(f"Unseen slab: its test images and any training image correlate at most {closest:.3f}.")
     run.note("Everything is simulated from one template, whose own unseen slab is 5 slices of one image.")
-    rows = [(PATIENTS, i) for i in _spread(len(sets[PATIENTS]), 2)] + [(UNSEEN, len(sets[UNSEEN]) // 2), (TEMPLATE, 2)]
+    rows = [(name, _at(sets[name], z)) for name, z in ((PATIENTS, -20), (PATIENTS, 45), (UNSEEN, 16), (TEMPLATE, 16))]
     run.figure(
         "slices",
         _figure([(sets[name], i, to_intensity(best(sets[name].tissue)), drawn[name]) for name, i in rows]),
-        "Tissue map (red grey matter, green white matter, blue fluid), the real slice, the best regression, three "
+        "Tissue map (red grey matter, green white matter, blue fluid), the true slice, the best regression, three "
         "samples, mean and standard deviation of all samples. Two other pseudo-patients, one in the unseen slab, and "
         "the template in the unseen slab.",
     )
@@ -125,13 +126,17 @@ def tissue_to_t1(run: Run) -> None:
     )
 
 
-def _spread(n: int, k: int) -> list[int]:
-    """k of n indices, evenly from the inside of the range."""
-    return [(2 * i + 1) * n // (2 * k) for i in range(k)]
+def _thinned(slices: Slices, at_most: int, seed: int) -> Slices:
+    """At most so many slices, drawn without replacement, in their order."""
+    import torch
+
+    chosen = torch.randperm(len(slices), generator=torch.Generator().manual_seed(seed))[:at_most]
+    return slices[sorted(chosen.tolist())]
 
 
-def _thinned(slices: Slices, at_most: int) -> Slices:
-    return slices if len(slices) <= at_most else slices[_spread(len(slices), at_most)]
+def _at(slices: Slices, z: float) -> int:
+    """The slice nearest to a height in mm."""
+    return min(range(len(slices)), key=lambda i: abs(slices.z[i] - z))
 
 
 def _score(
@@ -231,7 +236,7 @@ def _figure(rows: list[tuple[Slices, int, Tensor, Tensor]]) -> Figure:
 
     from suffuse_medical.data import to_intensity
 
-    titles = ("tissue map", "real", "regression", "sample 1", "sample 2", "sample 3", "mean", "std (x 5)")
+    titles = ("tissue map", "truth", "regression", "sample 1", "sample 2", "sample 3", "mean", "std (x 5)")
     figure, axes = plt.subplots(len(rows), len(titles), figsize=(1.45 * len(titles), 1.7 * len(rows)), squeeze=False)
     for line, (slices, i, regression, samples) in zip(axes, rows, strict=True):
         pictures = [
@@ -248,9 +253,10 @@ def _figure(rows: list[tuple[Slices, int, Tensor, Tensor]]) -> Figure:
             ),
         ]
         for axis, picture, title in zip(line, pictures, titles, strict=True):
-            axis.imshow(picture.numpy(), cmap="magma" if title.startswith("std") else "gray", vmin=0, vmax=1)
+            colours = "magma" if title.startswith("std") else "gray"
+            axis.imshow(picture.numpy(), cmap=colours, vmin=0, vmax=1, interpolation="bilinear")
             axis.set_axis_off()
-            if line is axes[0]:
-                axis.set_title(title, fontsize=9)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.94, wspace=0.03, hspace=0.03)
     return figure

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -109,17 +110,11 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.n:
             raise IndexError(index)
-        template = load_template(self.geometry)
-        rng = np.random.default_rng((self.seed, index, 0))  # who it is
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        amplitude = self.deformation * rng.uniform(1 / 3, 1)
-        displacement = random_displacement(self.geometry, generator, amplitude)
-        anatomy = warp(torch.cat([template.tissue, template.t1, template.texture]), displacement)
-        tissue, t1, texture = anatomy[:3], anatomy[3:4], anatomy[4:5]
+        tissue, t1, texture = _anatomy(self.geometry, self.seed, index, self.deformation)
 
-        rng = np.random.default_rng((self.seed, index, 1 + self.repeat))  # and what the tissue map does not tell
+        rng = np.random.default_rng((self.seed, index, 1 + self.repeat))  # what the tissue map does not tell
         site = str(rng.choice(self.sites))
-        generator.manual_seed(int(rng.integers(2**62)))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         local = 1 + self.heterogeneity * smooth_noise(self.geometry, generator, smoothness=6.0)
         relaxations = [self._vary(relaxation, rng) for relaxation in BRAIN]
         images = []
@@ -129,7 +124,7 @@ class PhantomCohort(Dataset[dict[str, Any]]):
             images.append(scan(image, tissue, SITES[site], rng))
         return {
             "image": self.geometry.attach(torch.cat(images)),
-            "tissue": self.geometry.attach(tissue),
+            "tissue": self.geometry.attach(tissue.clone()),
             "patient_id": f"phantom-{self.seed}-{index:04d}",
             "study_id": f"phantom-{self.seed}-{index:04d}-{self.repeat}",
             "site": site,
@@ -138,6 +133,17 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def _vary(self, tissue: Relaxation, rng: np.random.Generator) -> Relaxation:
         t1, t2 = np.exp(self.biology * rng.standard_normal(2))
         return Relaxation(tissue.t1 * t1, tissue.t2 * t2, tissue.density)
+
+
+@lru_cache(maxsize=16)  # scanning somebody again does not deform them again
+def _anatomy(geometry: Geometry, seed: int, index: int, deformation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Who pseudo-patient ``index`` is: tissue fractions, template T1 and texture, all on the deformed anatomy."""
+    template = load_template(geometry)
+    rng = np.random.default_rng((seed, index, 0))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    displacement = random_displacement(geometry, generator, deformation * rng.uniform(1 / 3, 1))
+    anatomy = warp(torch.cat([template.tissue, template.t1, template.texture]), displacement)
+    return anatomy[:3], anatomy[3:4], anatomy[4:]
 
 
 def _vary(sequence: SpinEcho, site: str, rng: np.random.Generator) -> SpinEcho:
@@ -168,9 +174,9 @@ def scan(image: Tensor, tissue: Tensor, site: Site, rng: np.random.Generator) ->
     if site.bias:
         field = RandBiasField(degree=3, coeff_range=(-site.bias, site.bias), prob=1.0)
         field.set_random_state(state=state)
-        image = normalise(plain(field(image)), tissue)
+        image = normalise(plain(torch.as_tensor(field(image))), tissue)
     if site.noise:
         rician = RandRicianNoise(prob=1.0, std=site.noise, sample_std=False)
         rician.set_random_state(state=state)
-        image = plain(rician(image))
+        image = plain(torch.as_tensor(rician(image)))
     return image.float()

@@ -137,9 +137,9 @@ def load_slices(dataset: str = "phantoms", *, patients: int = 48, seed: int = 0)
     everything = axial_slices(cohort[i] for i in range(patients))
     items = [{"patient_id": name, "row": i} for i, name in enumerate(everything.patient)]
     sides = group_split(items, {"train": 5 / 6, "test": 1 / 6}, seed=seed)
-    outside, slab = (set(rows) for rows in slab_split(everything.z, HELD_OUT_SLAB))
+    outside, inside = map(set, slab_split(everything.z, HELD_OUT_SLAB))
 
     def select(side: str, rows: set[int]) -> Slices:
         return everything[[item["row"] for item in sides[side] if item["row"] in rows]]
 
-    return Split(select("train", outside), select("test", outside), select("test", slab))
+    return Split(select("train", outside), select("test", outside), select("test", inside))
