@@ -7,15 +7,19 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.utils import homophily
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, MissingExtra
 from suffuse_graphs import load_nodes
 from suffuse_graphs.classify import SHEAF_PRESETS, build, preset, train_classifier
-from suffuse_graphs.data.nodes import BUNDLED, check_nodes
+from suffuse_graphs.data.nodes import BUNDLED, check_nodes, connectome_folder
 from suffuse_graphs.nets.classifiers import MODELS, classifier
 from suffuse_graphs.recipes import RECIPES
 
+connectome = pytest.mark.skipif(
+    connectome_folder() is None, reason="needs the connectome: pip install --no-deps graspologic"
+)
 
-@pytest.mark.parametrize("name", BUNDLED)
+
+@pytest.mark.parametrize("name", ["karate", *(pytest.param(name, marks=connectome) for name in BUNDLED[1:])])
 def test_bundled_graphs_are_undirected_with_disjoint_splits(name):
     data = load_nodes(name)
     assert data.is_undirected()
@@ -26,6 +30,13 @@ def test_bundled_graphs_are_undirected_with_disjoint_splits(name):
         assert len(data.y[data.train_mask[:, split]].unique()) == len(data.y.unique())
 
 
+def test_a_connectome_that_is_not_installed_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("suffuse_graphs.data.nodes.connectome_folder", lambda: None)
+    with pytest.raises(MissingExtra, match="pip install --no-deps graspologic"):
+        load_nodes("drosophila")
+
+
+@connectome
 def test_the_connectome_is_heterophilic():
     data = load_nodes("drosophila")
     assert (data.num_nodes, data.num_edges // 2) == (213, 5625)
@@ -72,6 +83,7 @@ def test_every_classifier_trains(model):
     assert 0 <= result.test <= 1
 
 
+@connectome
 def test_training_learns_the_connectome():
     data = load_nodes("drosophila")
     result = train_classifier(build("diagonal", data, SHEAF_PRESETS["drosophila"]), data, lr=0.02, epochs=50)

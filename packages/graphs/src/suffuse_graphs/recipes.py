@@ -51,7 +51,7 @@ def predict_nodes(checkpoint: Path, *, out: Path, device: str = "auto") -> list[
 @recipe("graphs/nsd", sample=predict_nodes)
 def train_nsd(
     *,
-    dataset: str = "drosophila",
+    dataset: str = "karate",
     maps: str = "orthogonal",
     split: str = "0",
     out: Path = Path("runs/nsd"),
@@ -68,8 +68,8 @@ def train_nsd(
     """Neural sheaf diffusion for node classification, by the protocol of the field's tables.
 
     Args:
-        dataset: karate, drosophila; with SUFFUSE_DATA also texas, wisconsin, cornell, cornell-2020, film, chameleon,
-            squirrel, cora, citeseer, minesweeper.
+        dataset: karate, drosophila (inside graspologic); with SUFFUSE_DATA also texas, wisconsin, cornell,
+            cornell-2020, film, chameleon, squirrel, cora, citeseer, minesweeper.
         maps: orthogonal, diagonal, general, or identity (the control).
         split: number of the split, or all (the checkpoint is that of the first).
         out: folder of the checkpoint.
@@ -232,7 +232,7 @@ def impute(
 @recipe("graphs/signal-imputation", sample=impute)
 def train_signal_imputation(
     *,
-    dataset: str = "chicago",
+    dataset: str = "digits",
     conv: str = "diagonal",
     out: Path = Path("runs/signal-imputation"),
     steps: int = 1500,
@@ -248,7 +248,7 @@ def train_signal_imputation(
     """A diffusion model of signals on a graph that fills in the nodes that were not observed.
 
     Args:
-        dataset: chicago (entries at stations), digits (pixels); with SUFFUSE_DATA also los-loop (traffic), chickenpox.
+        dataset: digits (pixels); with SUFFUSE_DATA also los-loop (traffic), chickenpox.
         conv: diagonal, orthogonal, general or identity sheaf layers, or gcn.
         out: folder of the checkpoint and logs.
         steps: optimiser steps.

@@ -1,8 +1,9 @@
 """Graphs with labelled nodes, as PyG `Data` with the masks of several splits.
 
-Two need no files: Zachary's karate club (inside PyG) and the mushroom-body connectome of a larval fruit fly (bundled
-here, see SOURCES.md), the latter a graph in which half of all edges join different classes. The others are PyG's own
-datasets, read from the folder that SUFFUSE_DATA names, or from any PyG root, where PyG downloads what is missing.
+Two come inside packages: Zachary's karate club in PyG, and the mushroom-body connectome of a larval fruit fly in
+graspologic, a graph in which half of all edges join different classes. Only graspologic's files are read, so it may be
+installed without its own dependencies. The others are PyG's own datasets, read from the folder that SUFFUSE_DATA names,
+or from any PyG root, where PyG downloads what is missing.
 
 Every graph comes undirected and without self-loops, with `train_mask`, `val_mask`, `test_mask` of shape (n, splits).
 """
@@ -10,11 +11,11 @@ Every graph comes undirected and without self-loops, with `train_mask`, `val_mas
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import shutil
 import tempfile
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from torch_geometric.datasets import (
 from torch_geometric.utils import degree, remove_self_loops, scatter, to_undirected
 
 from suffuse.data import data_root
-from suffuse.errors import InvalidArgument, unknown
+from suffuse.errors import InvalidArgument, MissingExtra, unknown
 
 #: name -> (folder below `graphs/` of SUFFUSE_DATA, PyG dataset of a root folder)
 FILES: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -48,6 +49,7 @@ FILES: dict[str, tuple[str, Callable[[str], Any]]] = {
     "citeseer": ("planetoid", lambda root: Planetoid(root, "CiteSeer", split="geom-gcn")),
     "minesweeper": ("heterophilous", lambda root: HeterophilousGraphDataset(root, "Minesweeper")),
 }
+#: Inside packages: karate in PyG, the connectome (right and left hemisphere) in graspologic.
 BUNDLED = ("karate", "drosophila", "drosophila-left")
 #: The part of a PyG root that one dataset reads, to be copied; the others keep the whole root for themselves.
 SUBFOLDER = {"cornell-2020": "cornell", "cora": "Cora", "citeseer": "CiteSeer", "film": ""}
@@ -125,17 +127,28 @@ def _read(name: str, root: str | Path | None) -> Data:
             return dataset(scratch)[0]
 
 
+def connectome_folder() -> Path | None:
+    """Where graspologic keeps the connectome, found without importing it; None when it is not installed."""
+    spec = importlib.util.find_spec("graspologic")
+    places = [Path(p) / "datasets" / "drosophila" for p in (spec.submodule_search_locations or [])] if spec else []
+    return next((p for p in places if p.is_dir()), None)
+
+
 def _connectome(side: str) -> Data:
     """Neurons and their synaptic partners, without direction; features are log(1 + partners) and log(1 + synapses).
 
-    The direction of the synapses is left out because it gives the classes away: an MLP that knows the in- and
-    out-degrees needs no graph.
+    Classes are Kenyon cells, input, output and projection neurons (K, I, O, P). The direction of the synapses is left
+    out because it gives the classes away: an MLP that knows the in- and out-degrees needs no graph. Data: Eichler et
+    al. (2017), "The complete connectome of a learning and memory centre in an insect brain", Nature 548, 175-182.
     """
-    with resources.files(__package__).joinpath(f"drosophila_{side}.npz").open("rb") as file:
-        raw = dict(np.load(file))
-    edge_index = torch.stack([torch.from_numpy(raw[k].astype(np.int64)) for k in ("source", "target")])
-    synapses = torch.from_numpy(raw["synapses"].astype(np.float32))
-    classes, y = np.unique(raw["label"], return_inverse=True)
+    folder = connectome_folder()
+    if folder is None:
+        raise MissingExtra("the connectome comes inside graspologic; run: pip install --no-deps graspologic")
+    counts = torch.from_numpy(np.loadtxt(folder / f"{side}_adjacency.csv", dtype=np.float32))
+    edge_index = counts.nonzero().T.contiguous()
+    synapses = counts[tuple(edge_index)]
+    labels = np.loadtxt(folder / f"{side}_cell_labels.csv", dtype=str)
+    classes, y = np.unique(labels, return_inverse=True)
     n = len(y)
     edge_index, synapses = to_undirected(*remove_self_loops(edge_index, synapses), num_nodes=n, reduce="add")
     x = torch.stack([degree(edge_index[0], n), scatter(synapses, edge_index[0], dim_size=n)], dim=1).log1p()

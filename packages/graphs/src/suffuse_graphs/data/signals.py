@@ -1,7 +1,5 @@
 """Signals on a fixed graph: many fields over the same nodes, some to learn from and later ones to be judged on.
 
-    chicago     entries at 20 stations of the Chicago L on 5698 days, 2001-2016; edges between stations whose entries
-                are most correlated in the training days; bundled (see SOURCES.md)
     digits      1797 handwritten digits on the 8 x 8 pixel grid, edges between neighbouring pixels; scikit-learn's
     los-loop    speeds in mph of 207 loop detectors on the freeways of Los Angeles, one week of March 2012 in steps of
                 5 minutes; edges between detectors that are close on the road (files of SUFFUSE_DATA; gaps were filled
@@ -17,19 +15,18 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.utils import grid, to_undirected
+from torch_geometric.utils import grid
 
 from suffuse import Condition
 from suffuse.data import data_root
 from suffuse.errors import InvalidArgument, unknown
 
-DATASETS = ("chicago", "digits", "los-loop", "chickenpox")
+DATASETS = ("digits", "los-loop", "chickenpox")
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def load_signals(name: str, root: Path | None = None) -> GraphSignals:
     """Signals by name.
 
     Args:
-        name: "chicago", "digits", "los-loop" or "chickenpox".
+        name: "digits", "los-loop" or "chickenpox".
         root: folder with `timeseries/` for the last two; by default that of SUFFUSE_DATA.
     """
     if name not in DATASETS:
@@ -89,7 +86,7 @@ def load_signals(name: str, root: Path | None = None) -> GraphSignals:
     if root is None or not (root / "timeseries" / files[name]).is_dir():
         raise InvalidArgument(
             f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with timeseries/{files[name]}; "
-            "'chicago' and 'digits' need none"
+            "'digits' needs none"
         )
     return (_los_loop if name == "los-loop" else _chickenpox)(root / "timeseries" / files[name])
 
@@ -103,25 +100,9 @@ def _digits() -> GraphSignals:
     row, col = torch.arange(64) // 8, torch.arange(64) % 8
     neighbours = (row[edge_index[0]] - row[edge_index[1]]).abs() + (col[edge_index[0]] - col[edge_index[1]]).abs() == 1
     positions = torch.stack([col, 7 - row], 1).float()
-    return _signals("digits", edge_index[:, neighbours], None, images[order], 1400, "grey levels", positions, "nothing")
-
-
-def _chicago() -> GraphSignals:
-    with resources.files(__package__).joinpath("chicago.npz").open("rb") as file:
-        raw = dict(np.load(file))
-    entries = torch.from_numpy(raw["entries"].astype(np.float32) / 1000)
-    labels = tuple(str(name).replace("_", " ") for name in raw["station"])
-    edge_index = correlation_graph(entries[:4500], neighbours=3)
-    adjacency = torch.zeros(20, 20).index_put((edge_index[0], edge_index[1]), torch.tensor(1.0))
-    layout = spectral_layout(adjacency)
-    return _signals("chicago", edge_index, None, entries, 4500, "thousand entries", layout, "mean and std", labels)
-
-
-def correlation_graph(x: Tensor, neighbours: int) -> Tensor:
-    """(2, edges): every column of x (N, n) joined with the columns it is most correlated with, in both directions."""
-    near = (torch.corrcoef(x.T) - 2 * torch.eye(x.size(1))).topk(neighbours).indices
-    source = torch.arange(x.size(1)).repeat_interleave(neighbours)
-    return to_undirected(torch.stack([source, near.flatten()]))
+    return _signals(
+        "digits", edge_index[:, neighbours], None, images[order], 1400, "grey levels", positions, own_mean=False
+    )
 
 
 def _los_loop(folder: Path) -> GraphSignals:
@@ -153,13 +134,13 @@ def _signals(
     train: int,
     unit: str,
     positions: Tensor,
-    per_node: str = "mean",
+    own_mean: bool = True,
     labels: tuple[str, ...] | None = None,
 ) -> GraphSignals:
-    """Split and standardise; per_node says what every node has its own of: "nothing", "mean", or "mean and std"."""
+    """Split and standardise, every node by its own mean unless told otherwise, all by one standard deviation."""
     past = x[:train]
-    mean = past.mean().expand(x.size(1)) if per_node == "nothing" else past.mean(0)
-    std = past.std(0) if per_node == "mean and std" else (past - mean).std().expand(x.size(1))
+    mean = past.mean(0) if own_mean else past.mean().expand(x.size(1))
+    std = (past - mean).std().expand(x.size(1))
     x = ((x - mean) / std).unsqueeze(1)
     edge_weight = torch.ones(edge_index.size(1)) if edge_weight is None else edge_weight
     labels = tuple(map(str, range(x.size(-1)))) if labels is None else labels
@@ -173,7 +154,7 @@ def spectral_layout(adjacency: Tensor) -> Tensor:
     return (torch.linalg.eigh(L)[1][:, 1:3] / degree[:, None].sqrt()).float()
 
 
-BUNDLED = {"chicago": _chicago, "digits": _digits}
+BUNDLED = {"digits": _digits}
 
 
 def random_masks(n: int, num_nodes: int, observed: float | tuple[float, float], generator: torch.Generator) -> Tensor:
