@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 MANIFESTS := $(wildcard packages/*/pyproject.toml)
 
 DEMO := core/digits medical/tissue-to-t1 timeseries/forecasting rl_planning/speed-planning \
-        materials3d/volume-fraction graphs/accuracy
+        materials3d/volume-fraction graphs/accuracy graphs/signal-imputation
 
 .PHONY: help demo bench test lint results install constraints clean
 .DEFAULT_GOAL := help
@@ -48,8 +48,11 @@ $(INSTALLED): constraints.txt $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e 'packages/core[bench,diffusers,monai,tensorboard]' \
-		-e packages/medical -e packages/timeseries -e packages/rl_planning -e packages/materials3d -e packages/graphs \
+		-e packages/medical -e packages/timeseries -e 'packages/rl_planning[search]' -e 'packages/materials3d[nrrd]' \
+		-e packages/graphs \
 		build hatchling mypy pytest pytest-cov ruff
+	@# graspologic carries the connectome that graphs learns from; its own dependencies are not needed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps graspologic
 	@touch $@
 
 # After a change of dependencies: write the versions of the environment down.
