@@ -158,7 +158,16 @@ def test_test_files_have_unique_names():
 # --- README code and wheels -------------------------------------------------------------------------------------
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.S | re.M)
+EXAMPLES = [block for path in ROOT.glob("packages/*/README.md") for block in BLOCK.findall(path.read_text("utf-8"))]
 DOCUMENTS = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))] if path.exists()]
+
+
+def test_the_readme_shows_the_example_of_every_domain():
+    shown = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    for package in PACKAGES:
+        if package != "core":
+            (example, *_) = BLOCK.findall((ROOT / "packages" / package / "README.md").read_text(encoding="utf-8"))
+            assert example in shown, package
 
 
 @pytest.mark.slow
@@ -167,6 +176,8 @@ def test_code_in_readmes_runs(path, tmp_path):
     """Each Python block of each README runs on its own, in an empty folder; data sets are made and kept there too."""
     blocks = BLOCK.findall(path.read_text(encoding="utf-8"))
     assert blocks
+    if path == ROOT / "README.md":  # it shows the examples of the packages, which run with them
+        blocks = [block for block in blocks if block not in EXAMPLES]
     for number, block in enumerate(blocks):
         folder = tmp_path / str(number)
         folder.mkdir()
