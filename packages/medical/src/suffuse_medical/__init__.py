@@ -7,6 +7,7 @@
     recipes         `suffuse train medical/tissue-to-t1`
     benchmarks      one module per published claim
 
+A published system is one module beside ``tissue_to_t1``, its backbone in ``nets``, its claim in ``benchmarks``.
 Nothing here is for clinical use: the bundled anatomy is one averaged template, and pseudo-patients are simulated
 from it.
 """

@@ -9,7 +9,7 @@ warp are MONAI's ``DVF2DDF`` and ``Warp``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,14 +19,20 @@ from torch import Tensor
 from .geometry import Geometry
 
 
-def smooth_noise(geometry: Geometry, generator: torch.Generator, smoothness: float, channels: int = 1) -> Tensor:
-    """White noise smoothed by a Gaussian of ``smoothness`` mm, (channels, X, Y, Z), with unit variance."""
+def smooth_noise(
+    shape: Sequence[int], spacing: Sequence[float], generator: torch.Generator, smoothness: float, channels: int = 1
+) -> Tensor:
+    """White noise smoothed by a Gaussian of ``smoothness`` mm, (channels, *shape), with unit variance.
+
+    Args:
+        spacing: of the voxels in mm.
+    """
     from monai.networks.layers import GaussianFilter
 
     # The field is smooth: draw it on a grid of half its smoothness, and interpolate.
-    coarse = [max(2, round(n * s * 2 / smoothness) + 1) for n, s in zip(geometry.shape, geometry.spacing, strict=True)]
+    coarse = [max(2, round(n * s * 2 / smoothness) + 1) for n, s in zip(shape, spacing, strict=True)]
     noise = GaussianFilter(3, 2.0)(torch.randn(1, channels, *coarse, generator=generator))
-    field = F.interpolate(noise, geometry.shape, mode="trilinear", align_corners=True)[0]
+    field = F.interpolate(noise, tuple(shape), mode="trilinear", align_corners=True)[0]
     return field / field.std()
 
 
@@ -41,17 +47,18 @@ def random_displacement(
         axes: how many leading array axes may move. 2 keeps every axial slice in its plane, so that a split by slabs
             stays a split after deformation.
     """
-    velocity = smooth_noise(geometry, generator, smoothness, channels=3)
+    # The displacement is smooth: integrate it on a grid of half the resolution, in its own voxels, and interpolate.
+    shape = [max(2, (n + 1) // 2) for n in geometry.shape]
+    stride = torch.tensor([(n - 1) / (m - 1) for n, m in zip(geometry.shape, shape, strict=True)]).view(3, 1, 1, 1)
+    spacing = stride * torch.tensor(geometry.spacing).view(3, 1, 1, 1)  # mm
+    velocity = smooth_noise(shape, spacing.flatten().tolist(), generator, smoothness, channels=3)
     velocity[axes:] = 0
     velocity = velocity * (amplitude / velocity.norm(dim=0).max())
     with quiet(), torch.no_grad():
         from monai.networks.blocks import DVF2DDF
 
-        return DVF2DDF(num_steps=5, padding_mode="border")((velocity / _spacing(geometry))[None])[0]
-
-
-def _spacing(geometry: Geometry) -> Tensor:
-    return torch.tensor(geometry.spacing).view(3, 1, 1, 1)
+        coarse = DVF2DDF(num_steps=5, padding_mode="border")((velocity / spacing)[None])
+        return stride * F.interpolate(coarse, geometry.shape, mode="trilinear", align_corners=True)[0]
 
 
 @contextmanager

@@ -14,7 +14,8 @@ report results on it as such, never as results on patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -110,12 +111,18 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.n:
             raise IndexError(index)
+        with one_thread():
+            return self._item(index)
+
+    def _item(self, index: int) -> dict[str, Any]:
         tissue, t1, texture = _anatomy(self.geometry, self.seed, index, self.deformation)
 
         rng = np.random.default_rng((self.seed, index, 1 + self.repeat))  # what the tissue map does not tell
         site = str(rng.choice(self.sites))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        local = 1 + self.heterogeneity * smooth_noise(self.geometry, generator, smoothness=6.0)
+        local = 1 + self.heterogeneity * smooth_noise(
+            self.geometry.shape, self.geometry.spacing, generator, smoothness=6.0
+        )
         relaxations = [self._vary(relaxation, rng) for relaxation in BRAIN]
         images = []
         for sequence in self.sequences:
@@ -133,6 +140,17 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def _vary(self, tissue: Relaxation, rng: np.random.Generator) -> Relaxation:
         t1, t2 = np.exp(self.biology * rng.standard_normal(2))
         return Relaxation(tissue.t1 * t1, tissue.t2 * t2, tissue.density)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Volumes here are small: a second thread costs more in waiting than it saves, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=16)  # scanning somebody again does not deform them again
