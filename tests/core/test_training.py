@@ -161,6 +161,23 @@ def test_a_little_noise_on_conditions_stays_in_its_bounds():
     assert bool(seen[0][:250].any())
 
 
+def test_known_entries_are_given_clean_and_not_counted():
+    known = torch.tensor([True, False, False, False, False, False, False, False])
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise, cond=None):
+            seen.append(x)
+            return torch.where(known, torch.full_like(x, 1e6), x)
+
+    x0 = torch.randn(6, 1, 8)
+    denoiser = NetworkDenoiser(Spy(), EDM(), "sample", data_std=1.0)
+    loss = DenoisingObjective(weighting="sample")(denoiser, x0, None, torch.Generator().manual_seed(0), known=known)
+    assert loss < 1e5
+    ratio = seen[0][..., 0] / x0[..., 0]  # the network sees c_in x, with the same c_in for every entry of a row
+    assert bool((ratio > 0).all() and (ratio <= 1).all())
+
+
 def test_bad_objectives_say_what_is_wrong():
     with pytest.raises(InvalidArgument, match="cond_noise"):
         DenoisingObjective(cond_noise=-1)

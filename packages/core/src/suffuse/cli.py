@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from suffuse import __version__
 from suffuse.errors import InvalidArgument, SuffuseError, unknown
 from suffuse.registry import RegistryWarning, summary_of
+from suffuse.threads import wait_passively
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -175,6 +176,7 @@ def results(*, run: Path | None = None, root: Path = Path("."), check: bool = Fa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. Errors that a user can mend are one line on standard error."""
+    wait_passively()
     try:
         return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
     except (UsageError, InvalidArgument) as error:

@@ -42,17 +42,12 @@ class PinnedObjective(DenoisingObjective):
         cond: Condition | None = None,
         generator: torch.Generator | None = None,
         weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
-        """The scalar loss of a batch; ``weight`` broadcasts against x0."""
+        """The scalar loss of a batch; ``weight`` and ``known`` broadcast against x0."""
         pinned, per_entry = self.masks(x0)
-        t = self.time(denoiser.schedule, len(x0), generator, x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        if cond is not None:
-            cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name)
-        x = torch.where(pinned, x0, denoiser.schedule.add_noise(x0, t, noise))
-        error = (denoiser(x, t, cond) - x0).square() * self.weight(denoiser, denoiser.schedule.level(t, like=x0))
-        loss: Tensor = (error * per_entry * (1.0 if weight is None else weight)).mean()
-        return loss
+        weight = per_entry if weight is None else per_entry * weight
+        return super().__call__(denoiser, x0, cond, generator, weight, pinned if known is None else pinned | known)
 
     def masks(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         """M (o + a, H) bool, and W (1 - M) with mean 1."""

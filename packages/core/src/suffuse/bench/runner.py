@@ -19,6 +19,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from suffuse.bench.row import Row, read_rows, write_rows, write_text
 from suffuse.bench.run import Attachment, Run, Skipped
 from suffuse.errors import InvalidArgument, MissingExtra, SuffuseError, unknown
 from suffuse.registry import version_of
+from suffuse.threads import one_thread
 
 Status = Literal["passed", "failed", "skipped"]
 Profile = Literal["quick", "full"]
@@ -192,7 +194,8 @@ def _run(benchmark: Benchmark, report: Report, data: Path | None, progress: bool
             run = Run(benchmark, report.profile, seed, report.device, scratch, data, progress, shown)
             runs.append(run)
             _seed_everything(seed)
-            benchmark(run)
+            with one_thread() if run.quick and run.device == "cpu" else nullcontext():  # quick models are small
+                benchmark(run)
             if not run.rows:
                 raise SuffuseError(f"benchmark {benchmark.name!r} reported no rows")
         result.rows = aggregate([run.rows for run in runs])

@@ -65,6 +65,7 @@ class DenoisingObjective:
         cond: Condition | None = None,
         generator: torch.Generator | None = None,
         weight: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of a batch.
 
@@ -74,6 +75,8 @@ class DenoisingObjective:
             cond: condition of B rows.
             generator: of times, noise and dropout; on the device of x0.
             weight: extra weights that broadcast against x0, for instance 0 where a value is missing.
+            known: bool, broadcasts against x0: entries that are given clean at every noise level, as
+                ``samplers.Inpaint(noised=False)`` gives them; they do not count in the loss.
         """
         t = self.time(denoiser.schedule, len(x0), generator, x0.device)
         noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
@@ -81,8 +84,12 @@ class DenoisingObjective:
             cond = cond.perturb(self.cond_noise, generator)
         if cond is not None:
             cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name)
-        error = (denoiser(denoiser.schedule.add_noise(x0, t, noise), t, cond) - x0).square()
-        error = error * self.weight(denoiser, denoiser.schedule.level(t, like=x0))
+        x = denoiser.schedule.add_noise(x0, t, noise)
+        if known is not None:
+            x = torch.where(known, x0, x)
+        error = (denoiser(x, t, cond) - x0).square() * self.weight(denoiser, denoiser.schedule.level(t, like=x0))
+        if known is not None:
+            error = error.masked_fill(known, 0.0)
         loss = error.mean() if weight is None else (error * weight).mean()
         for regulariser in self.regularisers:
             loss = loss + regulariser(denoiser, x0, cond, generator)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
 
-from .threads import one_thread
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -55,7 +53,6 @@ NAMES = {
     claim="On heterophilic graphs, diffusion along a learned sheaf classifies nodes better than GCN, GAT and an MLP",
     peers=("GCN (PyG)", "GAT (PyG)", "MLP (PyG)", "the same network with identity maps"),
 )
-@one_thread()
 def accuracy(run: Run) -> None:
     """Test accuracy by the protocol of the paper: fixed splits, early stopping on the validation nodes.
 

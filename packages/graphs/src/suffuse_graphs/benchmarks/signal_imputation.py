@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from suffuse.bench import Run, benchmark
 
-from .threads import one_thread
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -32,7 +30,6 @@ NAMES = {
     "smoother and than the same model with graph convolutions",
     peers=("Laplacian smoother (Gaussian field)", "full-covariance Gaussian", "GCN denoiser", "identity maps"),
 )
-@one_thread()
 def signal_imputation(run: Run) -> None:
     """CRPS and MAE on the missing nodes, 30 % or 60 % of the nodes observed at random.
 

@@ -14,8 +14,7 @@ report results on it as such, never as results on patients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from suffuse.errors import InvalidArgument, unknown
+from suffuse.threads import one_thread
 
 from .deformation import random_displacement, smooth_noise, warp
 from .geometry import Geometry, plain
@@ -111,7 +111,7 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.n:
             raise IndexError(index)
-        with one_thread():
+        with one_thread():  # volumes here are small
             return self._item(index)
 
     def _item(self, index: int) -> dict[str, Any]:
@@ -140,17 +140,6 @@ class PhantomCohort(Dataset[dict[str, Any]]):
     def _vary(self, tissue: Relaxation, rng: np.random.Generator) -> Relaxation:
         t1, t2 = np.exp(self.biology * rng.standard_normal(2))
         return Relaxation(tissue.t1 * t1, tissue.t2 * t2, tissue.density)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Volumes here are small: a second thread costs more in waiting than it saves, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @lru_cache(maxsize=16)  # scanning somebody again does not deform them again
