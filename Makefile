@@ -30,7 +30,7 @@ bench: install
 	$(BIN)/suffuse bench --out report
 
 test: lint
-	SUFFUSE_DATA="$(SUFFUSE_DATA)" $(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term
+	SUFFUSE_DATA="$(SUFFUSE_DATA)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term
 
 lint: install
 	$(BIN)/ruff check .
