@@ -50,9 +50,10 @@ def invert(
     schedule = denoiser.schedule
     if iterations < 0:
         raise InvalidArgument(f"iterations must not be negative, got {iterations}")
-    low = schedule.t_min if stop is None else stop
+    if stop is None:
+        stop = schedule.t_min or schedule.t_of_kappa(1.001 * schedule.kappa(0.0))  # stop=0 would mean the clean end
     sampler = DDIM(steps, grid)
-    levels = sampler.levels(schedule, start, low if low > 0 else schedule.t_of_kappa(1.001 * schedule.kappa(0.0)))
+    levels = sampler.levels(schedule, start, stop)
     for t, s in zip(levels[-2::-1], levels[:0:-1], strict=True):
         a, b, _ = sampler.coefficients(t, s, ())
         lower, time = x, s.t

@@ -25,6 +25,7 @@ from ..errors import InvalidArgument
 from ..random import Generators
 from ..schedules import Schedule
 from .base import Sampler, first_state
+from .grids import T_MAX
 
 if TYPE_CHECKING:
     from ..analysis import GaussianStatistics
@@ -75,7 +76,7 @@ class Teleport:
         from ..analysis import explained_variance
 
         schedule = denoiser.schedule
-        top = schedule.kappa(min(1.0, 1 - 1e-3 * (schedule.alpha(1.0) == 0)))
+        top = schedule.kappa(T_MAX if schedule.alpha(1.0) == 0 else 1.0)
         kappas = np.geomspace(top, max(schedule.kappa(schedule.t_min), top * 1e-4), 33).tolist()
         best = top
         for kappa in kappas:
