@@ -15,6 +15,7 @@ from suffuse.samplers import (
     DDIM,
     DDPM,
     DEIS,
+    GRIDS,
     SAMPLERS,
     STOP,
     DPMSolverPP,
@@ -211,7 +212,7 @@ def evaluations(sampler, steps):
     return 2 * steps - 1 if isinstance(sampler, Heun | EDMHeun | PredictorCorrector) else steps
 
 
-@pytest.mark.parametrize("grid", ["logsnr", "karras", "time"])
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 def test_the_number_of_evaluations_is_the_one_asked_for(sampler, schedule, grid):
     sampler = dataclasses.replace(sampler, grid=grid)

@@ -26,7 +26,7 @@ from ..denoiser import Denoiser
 from ..errors import InvalidArgument, SamplingDiverged, unknown
 from ..random import Generators, check, randn
 from ..schedules import CLEAN, Level, Schedule
-from .grids import NAMES, times
+from .grids import GRIDS, times
 
 __all__ = ["STOP", "Constraint", "Inpaint", "Noise", "Sampler", "Stage", "StepState"]
 
@@ -101,7 +101,8 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps n; the evaluations are n for one-stage samplers.
-        grid: ``"logsnr"``, ``"karras"``, ``"time"``, or the times themselves (then ``steps`` is their number).
+        grid: ``"logsnr"``, ``"karras"``, ``"time"``, ``"quadratic"``, or the times themselves (then ``steps`` is their
+            number).
     """
 
     steps: int = 20
@@ -111,8 +112,8 @@ class Sampler(ABC):
         if not isinstance(self.grid, str):
             object.__setattr__(self, "grid", tuple(float(t) for t in self.grid))
             object.__setattr__(self, "steps", len(self.grid))
-        elif self.grid not in NAMES:
-            raise unknown("grid", self.grid, NAMES)
+        elif self.grid not in GRIDS:
+            raise unknown("grid", self.grid, GRIDS)
         if isinstance(self.steps, bool) or int(self.steps) != self.steps or self.steps < 1:
             raise InvalidArgument(f"steps must be a whole number of at least 1, got {self.steps}")
 

@@ -1,7 +1,15 @@
 """Grids: at which noise levels a sampler calls the denoiser.
 
 A grid of n steps has n times for n evaluations, t_0 = start > ... > t_{n-1}, after which the sampler goes to the clean
-end; or n + 1 times when it is to stop at a level above it. Equal spacing in t, in log-SNR, or in kappa^(1/7).
+end; or n + 1 times when it is to stop at a level above it.
+
+    time        equal steps of t
+    quadratic   equal steps of t^(1/2): Song et al. (2021), "DDIM", arXiv:2010.02502, app. D.2
+    logsnr      equal steps of log kappa: Lu et al. (2022), "DPM-Solver", arXiv:2206.00927
+    karras      equal steps of kappa^(1/7): Karras et al. (2022), arXiv:2206.00364, eq. 5
+
+The first two also step to t = 0, the clean end; the others, for which it is at infinity or 0, end at the schedule's
+smallest time.
 """
 
 from __future__ import annotations
@@ -22,19 +30,21 @@ T_MAX = 0.999
 
 
 def _log_snr(schedule: Schedule, start: float, stop: float, points: int) -> list[float]:
-    """Equal steps of log kappa: Lu et al. (2022), "DPM-Solver", arXiv:2206.00927."""
     nodes = np.linspace(schedule.log_kappa(start), schedule.log_kappa(stop), points)
     return [schedule.t_of_log_kappa(float(k)) for k in nodes]
 
 
 def _karras(schedule: Schedule, start: float, stop: float, points: int, rho: float = 7.0) -> list[float]:
-    """Equal steps of kappa^(1/rho): Karras et al. (2022), arXiv:2206.00364, eq. 5."""
     nodes = np.linspace(schedule.kappa(start) ** (1 / rho), schedule.kappa(stop) ** (1 / rho), points) ** rho
     return [schedule.t_of_kappa(float(k)) for k in nodes]
 
 
-GRIDS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {"logsnr": _log_snr, "karras": _karras}
-NAMES = ("time", *GRIDS)
+#: Exponents p of the grids with equal steps of t^(1/p).
+POWERS = {"time": 1, "quadratic": 2}
+#: Grids in kappa: (schedule, start, stop, points) -> times.
+SPACINGS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {"logsnr": _log_snr, "karras": _karras}
+#: The names of all grids.
+GRIDS = (*POWERS, *SPACINGS)
 
 
 def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: float, stop: float) -> list[float]:
@@ -43,7 +53,7 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     Args:
         schedule: what turns t into noise levels.
         steps: n.
-        grid: ``"time"``, ``"logsnr"``, ``"karras"``, or the times themselves.
+        grid: ``"time"``, ``"quadratic"``, ``"logsnr"``, ``"karras"``, or the times themselves.
         start: where to begin, in (0, 1].
         stop: where to end; 0 is the clean end, which is not itself listed.
 
@@ -60,15 +70,16 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
         if given[0] > 1 or given[-1] < stop or (stop == 0 and schedule.sigma(given[-1]) == 0):
             raise InvalidArgument(f"grid must lie in (stop, 1] = ({stop}, 1], got {given}")
         return given
-    if grid == "time":
-        return [float(t) for t in np.linspace(start, stop, steps + 1)[:points]]
     if grid not in GRIDS:
-        raise unknown("grid", grid, NAMES)
+        raise unknown("grid", grid, GRIDS)
+    if grid in POWERS:
+        p = POWERS[grid]
+        return [start, *(np.linspace(start ** (1 / p), stop ** (1 / p), steps + 1)[1:points] ** p).tolist()]
     low = stop if stop > 0 else schedule.t_min
     if points > 1 and low >= start:
         raise InvalidArgument(f"start={start} lies below the schedule's smallest time {low}; start higher")
     high = start if math.isfinite(schedule.log_kappa(start)) else max(min(start, T_MAX), low)
-    nodes = GRIDS[grid](schedule, high, low, points)
+    nodes = SPACINGS[grid](schedule, high, low, points)
     nodes[0] = start
     if stop > 0:
         nodes[-1] = stop
