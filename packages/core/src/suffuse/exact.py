@@ -44,6 +44,8 @@ class Covariance:
         self.eigenvalues, self.floor = eigenvalues.double(), float(floor)
         self.basis = None if basis is None else basis.double()
         self.dim = eigenvalues.shape[-1] if basis is None else basis.shape[-2]
+        #: all bases beside one another, (d, K r): products with all of them are one
+        self.stacked = None if self.basis is None else self.basis.permute(1, 0, 2).reshape(self.dim, -1)
 
     @classmethod
     def full(cls, matrix: Tensor) -> Covariance:
@@ -75,19 +77,41 @@ class Covariance:
         rest = function(y.new_full((), self.floor))
         return torch.einsum("kdr,bkr->bkd", self.basis, (function(self.eigenvalues) - rest) * p) + rest * y
 
+    def project(self, x: Tensor, means: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """U_k^T y_k, (B, K, r), and |y_k|^2, (B, K), of y_k = x - alpha mu_k, for x (B, d) and alpha (B, 1, 1).
+
+        With a basis the y_k themselves, (B, K, d), are never made.
+        """
+        if self.basis is None or self.stacked is None:
+            y = x[:, None] - alpha * means
+            return y, y.square().sum(-1)
+        p = (x @ self.stacked).reshape(len(x), len(self.basis), -1) - alpha * torch.einsum(
+            "kdr,kd->kr", self.basis.expand(len(means), -1, -1), means
+        )
+        scale = alpha[..., 0]
+        square = x.square().sum(-1, keepdim=True) - 2 * scale * (x @ means.T) + scale**2 * means.square().sum(-1)
+        return p, square
+
+    def combine(self, c: Tensor) -> Tensor:
+        """sum_k U_k c_k, (B, d), for c (B, K, r)."""
+        if self.basis is None or self.stacked is None:
+            return c.sum(1)
+        c = c.sum(1, keepdim=True) if len(self.basis) == 1 else c
+        return c.flatten(1) @ self.stacked.T
+
     def log_density(self, y: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
         """log N(y; 0, alpha^2 S_k + variance I), (B, K), for y (B, K, d) and alpha, variance (B, 1, 1)."""
+        p = y if self.basis is None else torch.einsum("kdr,bkd->bkr", self.basis, y)
+        return self.log_density_projected(p, y.square().sum(-1), alpha, variance)
+
+    def log_density_projected(self, p: Tensor, square: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
+        """The same from p = U_k^T y, (B, K, r), and |y|^2, (B, K)."""
         v = alpha**2 * self.eigenvalues + variance
-        square, log_det = y.square(), v.log().sum(-1)
-        if self.basis is None:
-            distance = (square / v).sum(-1)
-        else:
-            p = torch.einsum("kdr,bkd->bkr", self.basis, y)
+        distance, log_det = (p.square() / v).sum(-1), v.log().sum(-1)
+        if (left := self.dim - self.eigenvalues.shape[-1]) > 0:
             tail = (alpha**2 * self.floor + variance).squeeze(-1)
-            distance = (p.square() / v).sum(-1)
-            if (left := self.dim - self.basis.shape[-1]) > 0:
-                outside = (y - torch.einsum("kdr,bkr->bkd", self.basis, p)).square().sum(-1)
-                distance, log_det = distance + outside / tail, log_det + left * tail.log()
+            outside = (square - p.square().sum(-1)).clamp(min=0)
+            distance, log_det = distance + outside / tail, log_det + left * tail.log()
         return -0.5 * (distance + log_det + self.dim * math.log(2 * math.pi))
 
     def sqrt_times(self, z: Tensor, component: Tensor) -> Tensor:
@@ -105,6 +129,7 @@ class Covariance:
         if self.eigenvalues.device != device:
             self.eigenvalues = self.eigenvalues.to(device)
             self.basis = None if self.basis is None else self.basis.to(device)
+            self.stacked = None if self.stacked is None else self.stacked.to(device)
         return self
 
 
@@ -171,15 +196,15 @@ class MixtureDenoiser(Denoiser):
             return level
         return self.schedule.level(torch.tensor(level.t, dtype=torch.float64, device=x.device), like=like)
 
-    def _centred(self, x: Tensor, level: Level) -> Tensor:
+    def _flat(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.event:
             raise InvalidArgument(f"x must be (B, {', '.join(map(str, self.event))}), got {tuple(x.shape)}")
         self.cov.to(x.device)
-        return x.double().reshape(len(x), 1, -1) - level.alpha * self.means
+        return x.double().reshape(len(x), -1)
 
     def _log_joint(self, x: Tensor, level: Level, cond: Condition | None) -> Tensor:
-        y = self._centred(x, level)
-        return self._prior(x, cond) + self.cov.log_density(y, level.alpha, level.sigma**2)
+        p, square = self.cov.project(self._flat(x), self.means, level.alpha)
+        return self._prior(x, cond) + self.cov.log_density_projected(p, square, level.alpha, level.sigma**2)
 
     def responsibilities(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         """P(mode k | x_t), (B, K)."""
@@ -192,11 +217,20 @@ class MixtureDenoiser(Denoiser):
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         level = self._level(x, t)
-        y = self._centred(x, level)
-        r = (self._prior(x, cond) + self.cov.log_density(y, level.alpha, level.sigma**2)).softmax(-1)
         alpha, variance = level.alpha, level.sigma**2
-        means = self.means + self.cov.apply(lambda s: alpha * s / (alpha**2 * s + variance), y)
-        return torch.einsum("bk,bkd->bd", r, means).to(x.dtype).reshape(x.shape)
+
+        def gain(s: Tensor) -> Tensor:
+            return alpha * s / (alpha**2 * s + variance)
+
+        flat = self._flat(x)
+        p, square = self.cov.project(flat, self.means, alpha)
+        r = (self._prior(x, cond) + self.cov.log_density_projected(p, square, alpha, variance)).softmax(-1)
+        # D_k = mu_k + rest y_k + U_k (gain - rest) p_k: what lies outside of the basis has the floor's gain, rest
+        rest = gain(p.new_full((1, 1, 1), self.cov.floor)) if self.cov.floor else p.new_zeros(1, 1, 1)
+        inside = self.cov.combine(r[..., None] * (gain(self.cov.eigenvalues) - rest) * p)
+        rest, scale = rest[..., 0], alpha[..., 0]
+        mean = inside + rest * flat + (1 - scale * rest) * (r @ self.means)
+        return mean.to(x.dtype).reshape(x.shape)
 
     def sample(self, n: int, generator: Generators = None, cond: Condition | None = None) -> Tensor:
         """n exact draws from the data distribution, (n, *event) float64."""
@@ -235,7 +269,7 @@ class GaussianDenoiser(MixtureDenoiser):
         def ratio(v: Tensor) -> Tensor:
             return ((there.alpha**2 * v + there.sigma**2) / (here.alpha**2 * v + here.sigma**2)).sqrt()
 
-        moved = there.alpha * self.means + self.cov.apply(ratio, self._centred(x, here))
+        moved = there.alpha * self.means + self.cov.apply(ratio, self._flat(x)[:, None] - here.alpha * self.means)
         return moved.to(x.dtype).reshape(x.shape)
 
 
