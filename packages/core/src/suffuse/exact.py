@@ -117,13 +117,13 @@ class Covariance:
     def sqrt_times(self, z: Tensor, component: Tensor) -> Tensor:
         """S_k^(1/2) z for z (B, d) and a component index (B,)."""
         component = component % len(self.eigenvalues)  # one covariance may serve all components
-        values = self.eigenvalues.sqrt()[component]
-        if self.basis is None:
-            return values * z
-        basis = self.basis[component]
-        p = torch.einsum("bdr,bd->br", basis, z)
+        values = self.eigenvalues.sqrt()
+        if self.basis is None or self.stacked is None:
+            return values[component] * z
         rest = math.sqrt(self.floor)
-        return torch.einsum("bdr,br->bd", basis, (values - rest) * p) + rest * z
+        own = torch.nn.functional.one_hot(component, len(values))[..., None]
+        p = (z @ self.stacked).reshape(len(z), *values.shape)
+        return self.combine(own * (values - rest) * p) + rest * z
 
     def to(self, device: torch.device) -> Covariance:
         if self.eigenvalues.device != device:
