@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..condition import Condition
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, is_self_conditioned, with_estimate
 from ..errors import InvalidArgument, SamplingDiverged, unknown
 from ..random import Generators, check, randn
 from ..schedules import CLEAN, Level, Schedule
@@ -125,6 +125,12 @@ class Sampler(ABC):
     @abstractmethod
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         """The update: x at the next level, and what the step after it needs to remember."""
+
+    def evaluate(
+        self, denoiser: Denoiser, x: Tensor, stage: Stage, cond: Condition | None, state: Any
+    ) -> tuple[Tensor, Any]:
+        """The posterior mean at a stage, and the state; for samplers that ask a denoiser for more than its mean."""
+        return denoiser(x, stage.t, cond), state  # type: ignore[arg-type]
 
     def plan(self, levels: Sequence[Level], schedule: Schedule) -> list[Stage]:
         """The stages from levels[0] to levels[-1]; one per step unless a solver evaluates more often."""
@@ -233,13 +239,15 @@ class Sampler(ABC):
         if constraint is not None:
             x = constraint(x, levels[0], noise)
         answer = yield StepState(0, levels[0], x, None, 0)
-        state, mean, done, nfe = None, x, 0, 0
+        state, mean, done, nfe, remembers = None, x, 0, 0, is_self_conditioned(denoiser)
         for stage in self.plan(levels, denoiser.schedule):
             x = answer if isinstance(answer, Tensor) else x
             answer = None
             with torch.set_grad_enabled(grad):
                 if stage.t is not None:
-                    mean, nfe = denoiser(x, stage.t, cond), nfe + 1
+                    shown = with_estimate(cond, mean) if remembers and nfe else cond
+                    mean, state = self.evaluate(denoiser, x, stage, shown, state)
+                    nfe += 1
                 x, state = self.step(x, mean, state, noise, stage.coefficients)
                 if stage.lands and constraint is not None:
                     x = constraint(x, stage.level, noise)

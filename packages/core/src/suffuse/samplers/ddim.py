@@ -13,15 +13,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from ..errors import InvalidArgument
+from ..condition import Condition
+from ..denoiser import Denoiser
+from ..errors import InvalidArgument, unknown
 from ..schedules import Level
-from .base import Coefficients, Noise, Sampler
+from .base import Coefficients, Noise, Sampler, Stage
 
-__all__ = ["DDIM", "DDPM"]
+__all__ = ["DDIM", "DDPM", "StepVariance"]
+
+StepVariance = Literal["small", "large", "learned"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,39 @@ class DDPM(Sampler):
 
     With alpha_ts = alpha_t / alpha_s and v_ts = sigma_t^2 - alpha_ts^2 sigma_s^2,
 
-        x_s = alpha_ts sigma_s^2 / sigma_t^2 x_t + alpha_s v_ts / sigma_t^2 D + sqrt(v_ts) sigma_s / sigma_t z.
+        x_s = alpha_ts sigma_s^2 / sigma_t^2 x_t + alpha_s v_ts / sigma_t^2 D + std z.
 
     Ho, Jain, Abbeel (2020), "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, eqs. 6-7; in the form of
-    Kingma et al. (2021), "Variational Diffusion Models", arXiv:2107.00630, app. A.
+    Kingma et al. (2021), "Variational Diffusion Models", arXiv:2107.00630, app. A. The variance std^2 is that of the
+    posterior, ``"small"``: v_ts sigma_s^2 / sigma_t^2; that of the transition, ``"large"``: v_ts; or what the denoiser
+    has ``"learned"``, between them on a logarithmic scale: Nichol, Dhariwal (2021), arXiv:2102.09672, eq. 15.
     """
+
+    variance: StepVariance = "small"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variance not in get_args(StepVariance):
+            raise unknown("variance", self.variance, get_args(StepVariance))
 
     def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
         transition = t.alpha / s.alpha
         variance = t.sigma**2 - transition**2 * s.sigma**2
         shrink = (s.sigma / t.sigma) ** 2
-        return s.alpha * variance / t.sigma**2, transition * shrink, math.sqrt(variance * shrink)
+        std = math.sqrt(variance * (1 if self.variance == "large" and s.sigma else shrink))
+        fixed = s.alpha * variance / t.sigma**2, transition * shrink, std
+        return (*fixed, math.log(t.sigma / s.sigma)) if self.variance == "learned" and s.sigma else fixed
+
+    def evaluate(
+        self, denoiser: Denoiser, x: Tensor, stage: Stage, cond: Condition | None, state: Any
+    ) -> tuple[Tensor, Any]:
+        if self.variance != "learned":
+            return super().evaluate(denoiser, x, stage, cond, state)
+        return denoiser.with_variance(x, stage.t, cond)  # type: ignore[arg-type]
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         x = c[0] * mean + c[1] * x
-        return (x + c[2] * noise() if c[2] else x), None
+        if not c[2]:
+            return x, None
+        std = c[2] if len(c) == 3 else c[2] * (c[3] * state).exp()
+        return x + std * noise(), None
