@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..schedules import Level
-from .base import Coefficients, Noise, Sampler
+from .base import Coefficients, Noise, Sampler, combine
 from .weights import exponential_weights
 
 __all__ = ["DEIS", "VelocityAB"]
@@ -38,11 +38,8 @@ class _Adams(Sampler):
             raise InvalidArgument(f"order must be 1, 2, 3 or 4, got {self.order}")
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
-        slopes = (c[0] * x + c[1] * mean, *(state or ()))[: self.order]
-        x = c[2] * x
-        for weight, slope in zip(c[3:], slopes, strict=False):
-            x = x + weight * slope
-        return x, slopes
+        slopes = ((c[0] * x).add(mean, alpha=c[1]), *(state or ()))[: self.order]
+        return combine(x, c[2], c[3:], slopes), slopes
 
 
 @dataclass(frozen=True)

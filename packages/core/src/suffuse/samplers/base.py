@@ -12,6 +12,7 @@ grid, generators, start from partial noise, constraints, callback, progress and 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -101,8 +102,7 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps n; the evaluations are n for one-stage samplers.
-        grid: ``"logsnr"``, ``"karras"``, ``"time"``, ``"quadratic"``, or the times themselves (then ``steps`` is their
-            number).
+        grid: one of ``GRIDS``, or the times themselves (then ``steps`` is their number).
     """
 
     steps: int = 20
@@ -227,7 +227,7 @@ class Sampler(ABC):
         grad: bool = False,
     ) -> Generator[StepState, Any, None]:
         """The loop itself, one state at a time, the start first; ``send`` a tensor to replace x. Arguments as above."""
-        levels = self.levels(denoiser.schedule, start, stop)
+        levels, plan = _planned(self, denoiser.schedule, start, stop)
         x = first_state(denoiser, levels[0], shape, x, init, generator, device, dtype)
         if cond is not None and len(cond) not in (0, len(x)):
             raise InvalidArgument(f"cond has batch size {len(cond)}, the samples {len(x)}; use cond.repeat or index it")
@@ -240,7 +240,7 @@ class Sampler(ABC):
             x = constraint(x, levels[0], noise)
         answer = yield StepState(0, levels[0], x, None, 0)
         state, mean, done, nfe, remembers = None, x, 0, 0, is_self_conditioned(denoiser)
-        for stage in self.plan(levels, denoiser.schedule):
+        for stage in plan:
             x = answer if isinstance(answer, Tensor) else x
             answer = None
             with torch.set_grad_enabled(grad):
@@ -262,7 +262,22 @@ class Sampler(ABC):
 
     def nfe(self, schedule: Schedule) -> int:
         """Evaluations of the denoiser for a whole run."""
-        return sum(stage.t is not None for stage in self.plan(self.levels(schedule), schedule))
+        return sum(stage.t is not None for stage in _planned(self, schedule, 1.0, 0.0)[1])
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(sampler: Sampler, schedule: Schedule, start: float, stop: float) -> tuple[list[Level], list[Stage]]:
+    """Levels and stages of a run: computed once, however often it is repeated."""
+    levels = sampler.levels(schedule, start, stop)
+    return levels, sampler.plan(levels, schedule)
+
+
+def combine(x: Tensor, scale: float, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
+    """scale x + sum_k weights_k terms_k, over as many terms as have a weight."""
+    x = scale * x
+    for weight, term in zip(weights, terms, strict=False):
+        x = x.add(term, alpha=weight)
+    return x
 
 
 def first_state(

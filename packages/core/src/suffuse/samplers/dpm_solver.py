@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..schedules import Level
-from .base import Coefficients, Noise, Sampler
+from .base import Coefficients, Noise, Sampler, combine
 from .weights import exponential_weights
 
 __all__ = ["DPMSolverPP"]
@@ -72,7 +72,5 @@ class DPMSolverPP(Sampler):
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         means = (mean, *(state or ()))[: self.order]
-        x = c[0] * x
-        for weight, m in zip(c[2:], means, strict=False):
-            x = x + weight * m
-        return (x + c[1] * noise() if c[1] else x), means
+        x = combine(x, c[0], c[2:], means)
+        return (x.add(noise(), alpha=c[1]) if c[1] else x), means

@@ -52,10 +52,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dims, keepdim=True)
 
 
-def _ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """<a, b> / <c, c> in [-2, 2], and 0 where c vanishes."""
-    square = _dot(c, c)
-    return (_dot(a, b) / square.clamp(min=torch.finfo(a.dtype).tiny)).clamp(-2, 2) * (square > 0)
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b> / <b, b> in [-2, 2], and 0 where b vanishes."""
+    return (_dot(a, b) / _dot(b, b).clamp(min=torch.finfo(a.dtype).tiny)).clamp(-2, 2)
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class EVODiff(Sampler):
     @staticmethod
     def _difference(k: _Step, m0: Tensor, m1: Tensor) -> tuple[Tensor, Tensor]:
         """d1 and r~."""
-        g1 = (1 - k.w) * math.sqrt(k.rho / k.rho_before) + k.w * _ratio(m0, m1, m1)
+        g1 = (1 - k.w) * math.sqrt(k.rho / k.rho_before) + k.w * _ratio(m0, m1)
         rt = (torch.sigmoid(0.25 * g1.abs()) * k.r).clamp(0.25 * k.r, 1.5 * k.r)
         return m0 - g1 * m1, rt
 
@@ -112,15 +111,15 @@ class EVODiff(Sampler):
     def _correction(k: _Step, m: Tensor, m0: Tensor, shift: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """y_i - y_P."""
         d1, rt, m1 = shift
-        d2 = m - ((1 - k.w) * math.sqrt(k.rho / k.rho_before) + k.w * _ratio(m, m0, m0)) * m0
+        d2 = m - ((1 - k.w) * math.sqrt(k.rho / k.rho_before) + k.w * _ratio(m, m0)) * m0
         a, b = d1 / (k.r * k.h), k.r * d2 / k.h
-        eta = torch.sigmoid((_ratio(b + a, b - a, b - a) / 2).abs()) / 2
+        eta = torch.sigmoid((_ratio(b + a, b - a) / 2).abs()) / 2
         mix = -(eta / k.r) * d1 + k.r * (1 - eta) * d2
         p = k.kappa * k.h * (d1 - mix) / (2 * rt)
-        z = _ratio(p, d1, d1) / (k.h * k.kappa)
+        z = _ratio(p, d1) / (k.h * k.kappa)
         zeta = torch.sigmoid(z.abs() - 0.5)
         if k.many:
-            q = _ratio(m0, (m0 - m1) / k.h, (m0 - m1) / k.h)
+            q = _ratio(m0, (m0 - m1) / k.h)
             zeta = torch.sigmoid(-(z.abs() - 0.5) * torch.sigmoid(q * (2 - k.rho**2)))
         return k.kappa * k.h * (mix / (2 * zeta) - d1 / (2 * rt))
 

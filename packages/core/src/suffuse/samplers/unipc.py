@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..schedules import Level
-from .base import Coefficients, Noise, Sampler
+from .base import Coefficients, Noise, Sampler, combine
 
 __all__ = ["UniPC"]
 
@@ -51,13 +52,14 @@ class UniPC(Sampler):
             raise InvalidArgument(f"variant must be 'bh1' or 'bh2', got {self.variant!r}")
 
     def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
-        """The correction of the step that led to t, on (D_t, D_past...), and the prediction of x_s, on the same."""
-        correct: tuple[float, ...] = ()
+        """The factor of x and the weights of (D_t, D_past...): the last correction, carried on, and the prediction."""
+        correct: list[float] = []
         if past and self.corrector and math.isfinite(past[0].log_kappa):
             known = self._known(past[0], past[1:])
             predicted, corrected = (self._weights(past[0], t, known, extra) for extra in (False, True))
-            correct = tuple(c - p for c, p in zip(corrected, [0.0, *predicted], strict=True))
-        return correct, (s.sigma / t.sigma, *self._weights(t, s, self._known(t, past), False))
+            correct = [c - p for c, p in zip(corrected, [0.0, *predicted], strict=True)]
+        carry, predict = s.sigma / t.sigma, self._weights(t, s, self._known(t, past), False)
+        return carry, *(carry * c + p for c, p in zip_longest(correct, predict, fillvalue=0.0))
 
     def _known(self, t: Level, past: Sequence[Level]) -> list[Level]:
         return [p for p in past[: self.order - 1] if math.isfinite(p.log_kappa)]
@@ -87,11 +89,5 @@ class UniPC(Sampler):
         return list(np.linalg.solve(np.vander(r, increasing=True).T, b))
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
-        correct, predict = c
         means = (mean, *(state or ()))[: self.order + 1]
-        for weight, m in zip(correct, means, strict=False):
-            x = x + weight * m
-        x = predict[0] * x
-        for weight, m in zip(predict[1:], means, strict=False):
-            x = x + weight * m
-        return x, means
+        return combine(x, c[0], c[1:], means), means
