@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from suffuse.analysis import GaussianStatistics, explained_variance, log_likelihood
-from suffuse.errors import InvalidArgument
-from suffuse.exact import Covariance, GaussianDenoiser, MixtureDenoiser
-from suffuse.samplers import DDIM, DPMSolverPP, Heun, Teleport, invert
+from suffuse.errors import InvalidArgument, SamplingDiverged
+from suffuse.exact import Covariance, GaussianDenoiser, MixtureDenoiser, StationaryCovariance
+from suffuse.samplers import DDIM, DDPM, DPMSolverPP, Heun, Teleport, invert
 from suffuse.schedules import EDM, RectifiedFlow, VPLinear
 
 D = 5
@@ -80,16 +80,33 @@ def test_teleporting_a_gaussian_is_exact(schedule):
 def test_teleporting_saves_evaluations_on_a_mixture():
     """With a measured jump, 8 evaluations end nearer to the ODE's solution than 8 from the top."""
     denoiser = mixture(EDM())
-    data = denoiser.sample(1000, torch.Generator().manual_seed(0))
-    statistics = GaussianStatistics.fit(data, variance=1.0)
+    statistics = GaussianStatistics.fit(denoiser.sample(1000, torch.Generator().manual_seed(0)), variance=1.0)
     sampler = DPMSolverPP(8, grid="karras")
-    teleport = Teleport.fit(sampler, denoiser, statistics, data, generator=torch.Generator().manual_seed(1))
+    teleport = Teleport.fit(sampler, denoiser, statistics, generator=torch.Generator().manual_seed(1))
     assert 0.5 < teleport.kappa < 20
     assert teleport.nfe(EDM()) == 8
     x = 80 * torch.randn(1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     truth = Heun(600)(denoiser, x=x, dtype=torch.float64)
     off = [float((s(denoiser, x=x, dtype=torch.float64) - truth).norm(dim=-1).median()) for s in (teleport, sampler)]
     assert off[0] < 0.5 * off[1]
+
+
+def test_no_jump_is_kept_where_the_statistics_are_wrong():
+    denoiser = mixture(EDM())
+    wrong = GaussianStatistics(torch.tensor([40.0, 0.0], dtype=torch.float64), Covariance.diagonal(torch.ones(1, 2)))
+    sampler = DPMSolverPP(10)
+    teleport = Teleport.fit(sampler, denoiser, wrong, samples=16, generator=torch.Generator().manual_seed(0))
+    assert teleport.kappa == torch.inf
+    x = torch.randn(4, 2) * 80
+    assert torch.equal(teleport(denoiser, x=x), sampler(denoiser, x=x))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_the_jump_is_measured_under_every_schedule(schedule):
+    denoiser = mixture(schedule)
+    statistics = GaussianStatistics.fit(denoiser.sample(500, torch.Generator().manual_seed(0)), variance=1.0)
+    teleport = Teleport.fit(DDIM(5), denoiser, statistics, samples=32, generator=torch.Generator().manual_seed(1))
+    assert 0.5 < teleport.kappa < 80
 
 
 def test_teleport_draws_from_noise_and_does_nothing_above_its_start():
@@ -100,6 +117,52 @@ def test_teleport_draws_from_noise_and_does_nothing_above_its_start():
     x = torch.randn(4, 2)
     start = EDM().t_of_kappa(1.0)
     assert torch.equal(teleport(denoiser, x=x, start=start), DDIM(5)(denoiser, x=x, start=start))
+
+
+def test_a_jump_that_is_not_finite_stops():
+    broken = GaussianStatistics(torch.full((2,), torch.nan, dtype=torch.float64), Covariance.diagonal(torch.ones(1, 2)))
+    with pytest.raises(SamplingDiverged, match=r"kappa=3.*statistics\.mean"):
+        Teleport(DDIM(5), broken, kappa=3.0)(mixture(EDM()), (4, 2))
+
+
+# --- statistics -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["low_rank", "diagonal", "stationary"])
+def test_statistics_of_batches_are_those_of_the_whole(kind):
+    data = torch.randn(60, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).cumsum(-1) + 3
+    whole = GaussianStatistics.fit(data, kind, variance=1.0)
+    parts = GaussianStatistics.fit(((batch, None) for batch in data.split(17)), kind, variance=1.0)
+    torch.testing.assert_close(parts.mean, whole.mean)
+    x = torch.randn(5, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(parts.denoiser(EDM())(x, 0.7), whole.denoiser(EDM())(x, 0.7))
+
+
+def test_a_stationary_covariance_is_the_circulant_matrix():
+    """Denoiser, likelihood, draws and ODE solution from the spectrum are those of the matrix with that spectrum."""
+
+    def smooth(white):
+        field = white.reshape(-1, 2, 6, 5)
+        field = field + 0.9 * field.roll(1, -1) + 0.5 * field.roll(1, -2)
+        return torch.einsum("cd,ndhw->nchw", torch.tensor([[1.0, 0.4], [0.1, 0.3]], dtype=torch.float64), field)
+
+    generator = torch.Generator().manual_seed(0)
+    identity = torch.eye(60, dtype=torch.float64)
+    data = smooth(torch.randn(4000, 60, dtype=torch.float64, generator=generator))
+    truth = smooth(identity).flatten(1).T @ smooth(identity).flatten(1)
+    statistics = GaussianStatistics.fit(data, "stationary")
+    assert isinstance(statistics.cov, StationaryCovariance)
+    matrix = statistics.cov.apply(lambda v: v, identity[None]).squeeze(0)
+    shifted = matrix.reshape(2, 6, 5, 2, 6, 5).roll((2, 3, 2, 3), (1, 2, 4, 5)).reshape(60, 60)
+    torch.testing.assert_close(shifted, matrix)
+    torch.testing.assert_close(matrix, truth, atol=0.06, rtol=0)
+    fast, dense = statistics.denoiser(EDM()), GaussianDenoiser(statistics.mean, matrix, EDM())
+    x = 3 * data[:7]
+    for view in ("forward", "log_prob"):
+        torch.testing.assert_close(getattr(fast, view)(x, 0.6), getattr(dense, view)(x, 0.6))
+    torch.testing.assert_close(fast.flow(x, 0.9, 0.4), dense.flow(x, 0.9, 0.4))
+    draws = fast.sample(4000, generator)
+    torch.testing.assert_close(torch.cov(draws.flatten(1).T), matrix, atol=0.25, rtol=0)
 
 
 # --- inversion --------------------------------------------------------------------------------------------------
@@ -151,9 +214,11 @@ def test_hutchinson_estimates_the_exact_trace():
     [
         (lambda: GaussianStatistics.fit(torch.zeros(1, 2)), "at least 2"),
         (lambda: GaussianStatistics.fit(torch.full((3, 2), torch.nan)), "NaN"),
-        (lambda: GaussianStatistics.fit(torch.zeros(3, 2), "full"), "kind must be"),
+        (lambda: GaussianStatistics.fit(torch.zeros(3, 2), "full"), "unknown kind"),
+        (lambda: GaussianStatistics.fit([torch.zeros(3, 10_000)]), "too many"),
         (lambda: GaussianStatistics.fit(torch.zeros(3, 2), variance=0), "variance must lie"),
         (lambda: Teleport(DDIM(3), GaussianStatistics.fit(torch.randn(9, 2)), 0.0), "kappa must be"),
+        (lambda: Teleport.fit(DDPM(3), mixture(EDM()), GaussianStatistics.fit(torch.randn(9, 2))), "draws noise"),
         (lambda: invert(gaussian(EDM()), torch.zeros(1, D), iterations=-1), "iterations"),
         (lambda: log_likelihood(gaussian(EDM()), torch.zeros(1, D), steps=0), "steps and probes"),
         (lambda: log_likelihood(gaussian(EDM()), torch.zeros(1, D), trace="full"), "trace must be"),

@@ -26,7 +26,7 @@ from .errors import InvalidArgument
 from .random import Generators, randn
 from .schedules import Level, Scalar, Schedule
 
-__all__ = ["Covariance", "EmpiricalDenoiser", "GaussianDenoiser", "MixtureDenoiser"]
+__all__ = ["Covariance", "EmpiricalDenoiser", "GaussianDenoiser", "MixtureDenoiser", "StationaryCovariance"]
 
 
 class Covariance:
@@ -125,12 +125,69 @@ class Covariance:
         p = (z @ self.stacked).reshape(len(z), *values.shape)
         return self.combine(own * (values - rest) * p) + rest * z
 
+    def trace(self) -> Tensor:
+        """The total variance of each, (K,)."""
+        return self.eigenvalues.sum(-1) + (self.dim - self.eigenvalues.shape[-1]) * self.floor
+
     def to(self, device: torch.device) -> Covariance:
         if self.eigenvalues.device != device:
             self.eigenvalues = self.eigenvalues.to(device)
             self.basis = None if self.basis is None else self.basis.to(device)
             self.stacked = None if self.stacked is None else self.stacked.to(device)
         return self
+
+
+class StationaryCovariance(Covariance):
+    r"""A covariance that looks the same everywhere on a periodic grid: diagonal over frequencies, of any size.
+
+    The basis is the Hartley transform Re F - Im F (F unitary; real, symmetric and its own inverse) of every channel,
+    after a rotation V of the channels. Nothing of the size of a matrix on the event is ever made.
+
+    Args:
+        spectrum: variance of every frequency in the order of the FFT, (C, *spatial), not negative, even in frequency.
+        rotation: V, (C, C) orthonormal; column c is the direction of spectrum[c].
+    """
+
+    def __init__(self, spectrum: Tensor, rotation: Tensor) -> None:
+        super().__init__(spectrum.reshape(1, -1))
+        self.event, self.rotation = spectrum.shape, rotation.double()
+
+    def _hartley(self, y: Tensor) -> Tensor:
+        """Of every channel, (..., C, *spatial)."""
+        transformed = torch.fft.fftn(y, dim=tuple(range(1 - len(self.event), 0)), norm="ortho")
+        return transformed.real - transformed.imag
+
+    def _rotate(self, y: Tensor, rotation: Tensor) -> Tensor:
+        return (rotation @ y.flatten(2)).reshape(y.shape)
+
+    def analyse(self, y: Tensor) -> Tensor:
+        """Coefficients U^T y for y (..., d)."""
+        fields = y.reshape(-1, *self.event)
+        return self._hartley(self._rotate(fields, self.rotation.T)).reshape(y.shape)
+
+    def synthesise(self, p: Tensor) -> Tensor:
+        """U p for p (..., d)."""
+        return self._rotate(self._hartley(p.reshape(-1, *self.event)), self.rotation).reshape(p.shape)
+
+    def apply(self, function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
+        return self.synthesise(function(self.eigenvalues) * self.analyse(y))
+
+    def project(self, x: Tensor, means: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        y, square = super().project(x, means, alpha)
+        return self.analyse(y), square
+
+    def combine(self, c: Tensor) -> Tensor:
+        return self.synthesise(super().combine(c))
+
+    def log_density(self, y: Tensor, alpha: Tensor, variance: Tensor) -> Tensor:
+        return super().log_density(self.analyse(y), alpha, variance)
+
+    def sqrt_times(self, z: Tensor, component: Tensor) -> Tensor:
+        return self.synthesise(super().sqrt_times(self.analyse(z), component))
+
+    def to(self, device: torch.device) -> Covariance:
+        self.rotation = self.rotation.to(device)
+        return super().to(device)
 
 
 class MixtureDenoiser(Denoiser):

@@ -7,14 +7,14 @@ end; or n + 1 times when it is to stop at a level above it.
     quadratic   equal steps of t^(1/2): Song et al. (2021), "DDIM", arXiv:2010.02502, app. D.2
     logsnr      equal steps of log kappa: Lu et al. (2022), "DPM-Solver", arXiv:2206.00927
     karras      equal steps of kappa^(1/7): Karras et al. (2022), arXiv:2206.00364, eq. 5
+    karras-open the same, with the clean end in the place of the lowest level
 
-The first two also step to t = 0, the clean end; the others, for which it is at infinity or 0, end at the schedule's
-smallest time.
+``logsnr`` and ``karras`` evaluate at the schedule's smallest time and then go to the clean end; the others go there
+from one step above. With few evaluations the lowest level is not worth one: its noise is below what can be seen.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -25,7 +25,9 @@ from ..schedules import Schedule
 
 __all__ = ["GRIDS", "times"]
 
-#: A rectified flow's kappa is infinite at t = 1; grids in kappa treat everything above this t alike.
+#: Grids in kappa treat what is above alike: x is noise there and the posterior mean the data's mean, to a percent. A
+#: rectified flow starts at infinity, a cosine schedule at a thousand, and neither is worth a second evaluation.
+KAPPA_MAX = 80.0
 T_MAX = 0.999
 
 
@@ -42,7 +44,11 @@ def _karras(schedule: Schedule, start: float, stop: float, points: int, rho: flo
 #: Exponents p of the grids with equal steps of t^(1/p).
 POWERS = {"time": 1, "quadratic": 2}
 #: Grids in kappa: (schedule, start, stop, points) -> times.
-SPACINGS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {"logsnr": _log_snr, "karras": _karras}
+SPACINGS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {
+    "logsnr": _log_snr,
+    "karras": _karras,
+    "karras-open": _karras,
+}
 #: The names of all grids.
 GRIDS = (*POWERS, *SPACINGS)
 
@@ -53,7 +59,7 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     Args:
         schedule: what turns t into noise levels.
         steps: n.
-        grid: ``"time"``, ``"quadratic"``, ``"logsnr"``, ``"karras"``, or the times themselves.
+        grid: one of ``GRIDS``, or the times themselves.
         start: where to begin, in (0, 1].
         stop: where to end; 0 is the clean end, which is not itself listed.
 
@@ -78,8 +84,8 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     low = stop if stop > 0 else schedule.t_min
     if points > 1 and low >= start:
         raise InvalidArgument(f"start={start} lies below the schedule's smallest time {low}; start higher")
-    high = start if math.isfinite(schedule.log_kappa(start)) else max(min(start, T_MAX), low)
-    nodes = SPACINGS[grid](schedule, high, low, points)
+    high = min(start, schedule.t_of_kappa(KAPPA_MAX))
+    nodes = SPACINGS[grid](schedule, high, low, steps + 1 if grid == "karras-open" else points)[:points]
     nodes[0] = start
     if stop > 0:
         nodes[-1] = stop
