@@ -122,11 +122,10 @@ def _installed(library: str) -> bool:
 
 def _scheduled(kind: str, **options: Any) -> Callable[[Mean, Tensor, Sequence[float]], Tensor]:
     """A multistep scheduler; these read nothing but ``sigmas``, so ours are put in the place of theirs."""
-    scheduler_class = getattr(importlib.import_module("diffusers"), kind)
+    scheduler = getattr(importlib.import_module("diffusers"), kind)(prediction_type="sample", **options)
 
     def run(mean: Mean, x: Tensor, kappas: Sequence[float]) -> Tensor:
         n = len(kappas) - 1
-        scheduler = scheduler_class(prediction_type="sample", **options)
         scheduler.set_timesteps(n)
         scheduler.sigmas = torch.tensor(kappas, dtype=torch.float64)
         scheduler.timesteps = torch.arange(n, 0, -1.0)
