@@ -1,0 +1,159 @@
+"""The contest: all samplers, ours, teleported and the peers', on one denoiser within a number of evaluations.
+
+All start from the same x at t = 1. ``compare`` says who is best, and whether by more than the spread over seeds:
+differences are taken seed by seed, as all methods are given the same noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from suffuse.analysis import GaussianStatistics
+from suffuse.benchmarks.peers import Peer, peers
+from suffuse.denoiser import Denoiser
+from suffuse.samplers import DDIM, SAMPLERS, Sampler, Teleport, by_name
+from suffuse.schedules import Schedule
+
+__all__ = ["PEERS", "TELEPORTED", "Entry", "Verdict", "compare", "entries", "within"]
+
+#: These draw fresh noise, so they have no distance to the solution of the ODE.
+STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
+#: The solvers that are also run after a jump.
+TELEPORTED = ("dpmpp-2m", "unipc-2", "unipc-3", "deis-3", "vab-3")
+#: Libraries, as methods of theirs are named.
+PEERS = ("diffusers", "k-diffusion", "azula")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with a grid: from x at t = 1, (B, *event), to samples.
+
+    Attributes:
+        method: ``dpmpp-2m``, ``teleport+dpmpp-2m`` or ``diffusers/dpmpp-2m``.
+        grid: name of the grid, ``"own"`` where the method chooses its levels.
+        nfe: evaluations of the denoiser.
+        draw: the method itself.
+        stochastic: whether it draws noise on the way.
+        kappa: where a teleport jumps to.
+    """
+
+    method: str
+    grid: str
+    nfe: int
+    draw: Callable[[Tensor], Tensor]
+    stochastic: bool = False
+    kappa: float | None = None
+
+    @property
+    def ours(self) -> bool:
+        return not self.method.startswith(PEERS)
+
+
+def entries(
+    denoiser: Denoiser,
+    budget: int,
+    grids: Sequence[str],
+    statistics: GaussianStatistics | None = None,
+    seed: int = 0,
+    stochastic: bool = True,
+) -> Iterator[Entry]:
+    """All methods with as many steps as the budget of evaluations allows; one step if it allows none.
+
+    Args:
+        denoiser: what they call.
+        budget: of evaluations.
+        grids: names of grids.
+        statistics: of the data, for teleported methods; None leaves them out.
+        seed: of the noise that methods draw, and of the trajectories the jumps are fitted to.
+        stochastic: whether methods that draw noise take part.
+    """
+    schedule = denoiser.schedule
+
+    def ours(name: str, sampler: Sampler | Teleport, grid: str) -> Entry:
+        def draw(x: Tensor) -> Tensor:
+            generator = torch.Generator(x.device).manual_seed(seed)
+            samples: Tensor = sampler(denoiser, x=x, dtype=x.dtype, generator=generator)
+            return samples
+
+        kappa = sampler.kappa if isinstance(sampler, Teleport) else None
+        return Entry(name, grid, sampler.nfe(schedule), draw, name in STOCHASTIC, kappa)
+
+    def theirs(peer: Peer, grid: str) -> Entry:
+        steps = peer.steps_within(budget)
+
+        def draw(x: Tensor) -> Tensor:
+            torch.manual_seed(seed)  # the only generator they have
+            levels = DDIM(steps, grid="logsnr" if grid == "own" else grid).levels(schedule)
+            return peer.sample(denoiser, x, levels)
+
+        return Entry(peer.name, grid, peer.evaluations(steps), draw, peer.stochastic)
+
+    for grid in grids:
+        for name in SAMPLERS:
+            yield ours(name, within(budget, name, grid, schedule), grid)
+        for peer in peers().values():
+            if peer.own_levels is None:
+                yield theirs(peer, grid)
+        for name in TELEPORTED if statistics is not None else ():
+            generator = torch.Generator(statistics.mean.device).manual_seed(seed)
+            teleport = Teleport.fit(
+                by_name(name, steps=budget, grid=grid), denoiser, statistics, samples=64, generator=generator
+            )
+            yield ours(f"teleport+{name}", teleport, grid)
+    for peer in peers().values():
+        if peer.own_levels is not None:
+            yield theirs(peer, "own")
+
+
+def within(budget: int, method: str, grid: str, schedule: Schedule) -> Sampler:
+    """The sampler with as many steps as the budget of evaluations allows; one step if it allows none."""
+    plans = [by_name(method, steps=steps, grid=grid) for steps in range(budget, 0, -1)]
+    return next((sampler for sampler in plans if sampler.nfe(schedule) <= budget), plans[-1])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who is best by a measure where lower is better: one of ours, one of theirs, and by how much.
+
+    Attributes:
+        ours, theirs: names of the best methods with their grids; ``theirs`` is empty without peers.
+        values: their means over the seeds.
+        gap: mean over the seeds of theirs minus ours; positive where ours is better.
+        spread: standard deviation of that difference over the seeds; 0 for a single one.
+    """
+
+    ours: str
+    theirs: str
+    values: tuple[float, float]
+    gap: float
+    spread: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether ours is better by more than the spread."""
+        return self.gap > self.spread
+
+
+def compare(scores: Mapping[tuple[str, str], Sequence[float]]) -> Verdict:
+    """From (method, grid) -> one value per seed, lower better. All must have the same seeds in the same order."""
+    best = {}
+    for side in (False, True):
+        group = {key: values for key, values in scores.items() if key[0].startswith(PEERS) is side}
+        if group:
+            best[side] = min(group.items(), key=lambda item: fmean(item[1]))
+    (ours, mine) = best[False]
+    if True not in best:
+        return Verdict(_named(ours), "", (fmean(mine), float("nan")), float("nan"), 0.0)
+    theirs, other = best[True]
+    differences = [b - a for a, b in zip(mine, other, strict=True)]
+    spread = stdev(differences) if len(differences) > 1 else 0.0
+    return Verdict(_named(ours), _named(theirs), (fmean(mine), fmean(other)), fmean(differences), spread)
+
+
+def _named(key: tuple[str, str]) -> str:
+    return f"{key[0]} ({key[1]})"
