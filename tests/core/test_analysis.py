@@ -222,7 +222,7 @@ def test_hutchinson_estimates_the_exact_trace():
         (lambda: invert(gaussian(EDM()), torch.zeros(1, D), iterations=-1), "iterations"),
         (lambda: log_likelihood(gaussian(EDM()), torch.zeros(1, D), steps=0), "steps and probes"),
         (lambda: log_likelihood(gaussian(EDM()), torch.zeros(1, D), trace="full"), "trace must be"),
-        (lambda: log_likelihood(gaussian(RectifiedFlow()), torch.zeros(1, D)), "kappa must be"),
+        (lambda: log_likelihood(gaussian(EDM()), torch.zeros(1, D), kappa=(1.0, torch.inf)), "kappa must be"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(call, message):

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..condition import Condition
 from ..denoiser import Denoiser
 from ..errors import InvalidArgument
+from .variational import noise_range
 
 __all__ = ["log_likelihood"]
 
@@ -48,7 +49,7 @@ def log_likelihood(
         trace: ``"exact"`` costs d derivatives an evaluation, ``"hutchinson"`` one for each probe.
         probes: random sign vectors of the estimate, the same along the whole path.
         data_std: of the data, for the Gaussian at the highest noise.
-        kappa: (low, high) noise levels to integrate between; default the schedule's range.
+        kappa: (low, high) noise levels to integrate between; default the schedule's, at most 100.
         generator: of the probes.
     """
     if steps < 1 or probes < 1:
@@ -56,9 +57,7 @@ def log_likelihood(
     if trace not in ("exact", "hutchinson"):
         raise InvalidArgument(f"trace must be 'exact' or 'hutchinson', got {trace!r}")
     schedule, dim = denoiser.schedule, x[0].numel()
-    low, high = kappa or (schedule.kappa(schedule.t_min), schedule.kappa(1.0))
-    if not (0 < low < high < math.inf):
-        raise InvalidArgument(f"kappa must be (low, high) with 0 < low < high < inf, got {(low, high)}; pass it")
+    low, high = noise_range(schedule, kappa)
     if trace == "exact":
         vectors = torch.eye(dim, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x), -1)
     else:

@@ -5,7 +5,7 @@ from .fit import fit
 from .module import DiffusionModule
 from .objective import DenoisingObjective
 from .regularisers import FokkerPlanck
-from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformTime
+from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformLogSNR, UniformTime
 
 __all__ = [
     "EMA",
@@ -15,6 +15,7 @@ __all__ = [
     "LogNormalKappa",
     "LogitNormalTime",
     "TimeSampler",
+    "UniformLogSNR",
     "UniformTime",
     "fit",
 ]

@@ -6,16 +6,18 @@ et al., 2021, arXiv:2107.00630, app. I.1) spreads every batch over all levels an
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..analysis.variational import noise_range
 from ..errors import InvalidArgument
 from ..schedules import Schedule
 
-__all__ = ["LogNormalKappa", "LogitNormalTime", "TimeSampler", "UniformTime"]
+__all__ = ["LogNormalKappa", "LogitNormalTime", "TimeSampler", "UniformLogSNR", "UniformTime"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,21 @@ class UniformTime(TimeSampler):
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.t_min + (1 - schedule.t_min) * u
+
+
+@dataclass(frozen=True)
+class UniformLogSNR(TimeSampler):
+    """log kappa uniform between two noise levels; by default the schedule's (``analysis.variational.noise_range``).
+
+    Args:
+        kappa: (low, high), 0 < low < high.
+    """
+
+    kappa: tuple[float, float] | None = None
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = (math.log(k) for k in noise_range(schedule, self.kappa))
+        return schedule.t_of_log_kappa(low + (high - low) * u)
 
 
 @dataclass(frozen=True)
