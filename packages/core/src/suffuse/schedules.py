@@ -140,15 +140,18 @@ class Schedule(ABC):
 
     def t_of_log_kappa(self, log_kappa: T) -> T:
         """The inverse of ``log_kappa``, clipped to [0, 1]."""
-        return _float64(lambda k: self._t_of_log_kappa(k).clamp(0, 1), log_kappa)
+        return _float64(self._time, log_kappa)
 
     def t_of_kappa(self, kappa: T) -> T:
         """The inverse of ``kappa``, clipped to [0, 1]."""
-        return _float64(lambda k: self._t_of_log_kappa(k.log()).clamp(0, 1), kappa)
+        return _float64(lambda k: self._time(k.log()), kappa)
 
     def t_of_log_snr(self, log_snr: T) -> T:
         """The inverse of ``log_snr``, clipped to [0, 1]."""
-        return _float64(lambda s: self._t_of_log_kappa(-s / 2).clamp(0, 1), log_snr)
+        return _float64(lambda s: self._time(-s / 2), log_snr)
+
+    def _time(self, log_kappa: Tensor) -> Tensor:
+        return self._t_of_log_kappa(log_kappa.clamp(max=300)).clamp(0, 1)  # infinity is no number to compute with
 
     def level(self, t: Scalar, like: Tensor | None = None) -> Level:
         """All coefficients at once.

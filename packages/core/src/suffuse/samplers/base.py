@@ -306,6 +306,8 @@ def first_state(
         return given
     if shape is not None and (len(shape) < 2 or min(shape) < 1):
         raise InvalidArgument(f"shape must be (B, *event) with positive sizes, got {tuple(shape)}")
+    if given is None and level.t == 1.0:
+        denoiser.schedule.warn_if_signal_remains()
     size = given.shape if given is not None else tuple(shape or ())
     start = level.sigma * randn(size, generator, device, dtype)
     return start if given is None else level.alpha * given + start
