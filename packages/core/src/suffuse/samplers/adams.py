@@ -39,7 +39,7 @@ class _Adams(Sampler):
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         slopes = ((c[0] * x).add(mean, alpha=c[1]), *(state or ()))[: self.order]
-        return combine(x, c[2], c[3:], slopes), slopes
+        return combine(x, c[2], c[3:], slopes), slopes[: self.order - 1]
 
 
 @dataclass(frozen=True)

@@ -73,4 +73,4 @@ class DPMSolverPP(Sampler):
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         means = (mean, *(state or ()))[: self.order]
         x = combine(x, c[0], c[2:], means)
-        return (x.add(noise(), alpha=c[1]) if c[1] else x), means
+        return (x.add(noise(), alpha=c[1]) if c[1] else x), means[: self.order - 1]

@@ -90,4 +90,4 @@ class UniPC(Sampler):
 
     def step(self, x: Tensor, mean: Tensor, state: Any, noise: Noise, c: Coefficients) -> tuple[Tensor, Any]:
         means = (mean, *(state or ()))[: self.order + 1]
-        return combine(x, c[0], c[1:], means), means
+        return combine(x, c[0], c[1:], means), means[: self.order]
