@@ -4,6 +4,5 @@ from suffuse.bench import Benchmark
 from suffuse.benchmarks.digits import digits
 from suffuse.benchmarks.overhead import overhead
 from suffuse.benchmarks.samplers_exact import samplers_exact
-from suffuse.benchmarks.samplers_trained import samplers_trained
 
-BENCHMARKS: tuple[Benchmark, ...] = (digits, overhead, samplers_exact, samplers_trained)
+BENCHMARKS: tuple[Benchmark, ...] = (digits, overhead, samplers_exact)
