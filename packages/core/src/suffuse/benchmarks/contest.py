@@ -50,8 +50,10 @@ class Entry:
     kappa: float | None = None
 
     @property
-    def ours(self) -> bool:
-        return not self.method.startswith(PEERS)
+    def side(self) -> str:
+        """``suffuse``, ``teleport``, or the peer's library."""
+        head = self.method.split("/")[0].split("+")[0]
+        return head if head in (*PEERS, "teleport") else "suffuse"
 
 
 def entries(
@@ -60,17 +62,15 @@ def entries(
     grids: Sequence[str],
     statistics: GaussianStatistics | None = None,
     seed: int = 0,
-    stochastic: bool = True,
 ) -> Iterator[Entry]:
     """All methods with as many steps as the budget of evaluations allows; one step if it allows none.
 
     Args:
         denoiser: what they call.
         budget: of evaluations.
-        grids: names of grids.
+        grids: names of grids; ``"own"`` stands for the peers that choose their levels themselves.
         statistics: of the data, for teleported methods; None leaves them out.
         seed: of the noise that methods draw, and of the trajectories the jumps are fitted to.
-        stochastic: whether methods that draw noise take part.
     """
     schedule = denoiser.schedule
 
@@ -94,20 +94,20 @@ def entries(
         return Entry(peer.name, grid, peer.evaluations(steps), draw, peer.stochastic)
 
     for grid in grids:
+        for peer in peers().values():
+            if (peer.own_levels is not None) is (grid == "own"):
+                yield theirs(peer, grid)
+        if grid == "own":
+            continue
         for name in SAMPLERS:
             yield ours(name, within(budget, name, grid, schedule), grid)
-        for peer in peers().values():
-            if peer.own_levels is None:
-                yield theirs(peer, grid)
-        for name in TELEPORTED if statistics is not None else ():
+        if statistics is None or grid != "karras-open":  # the best of the grids below a jump
+            continue
+        for name in TELEPORTED:
             generator = torch.Generator(statistics.mean.device).manual_seed(seed)
-            teleport = Teleport.fit(
-                by_name(name, steps=budget, grid=grid), denoiser, statistics, samples=64, generator=generator
-            )
+            sampler = by_name(name, steps=budget, grid=grid)
+            teleport = Teleport.fit(sampler, denoiser, statistics, samples=32, generator=generator)
             yield ours(f"teleport+{name}", teleport, grid)
-    for peer in peers().values():
-        if peer.own_levels is not None:
-            yield theirs(peer, "own")
 
 
 def within(budget: int, method: str, grid: str, schedule: Schedule) -> Sampler:
@@ -133,10 +133,14 @@ class Verdict:
     gap: float
     spread: float
 
-    @property
-    def decided(self) -> bool:
-        """Whether ours is better by more than the spread."""
-        return self.gap > self.spread
+    def __str__(self) -> str:
+        if not self.theirs:
+            return f"best is {self.ours} with {self.values[0]:.3g}"
+        outcome = "ours" if self.gap > self.spread else "theirs" if -self.gap > self.spread else "neither"
+        return (
+            f"{outcome} is better by more than the spread: {self.ours} {self.values[0]:.3g}, {self.theirs} "
+            f"{self.values[1]:.3g}, difference {self.gap:.2g} ± {self.spread:.2g}"
+        )
 
 
 def compare(scores: Mapping[tuple[str, str], Sequence[float]]) -> Verdict:

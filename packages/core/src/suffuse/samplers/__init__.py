@@ -5,6 +5,7 @@ from functools import partial
 
 from ..errors import unknown
 from .adams import DEIS, VelocityAB
+from .auto import auto
 from .base import STOP, Constraint, Inpaint, Sampler, StepState
 from .ddim import DDIM, DDPM
 from .dpm_solver import DPMSolverPP
@@ -59,6 +60,7 @@ __all__ = [
     "Teleport",
     "UniPC",
     "VelocityAB",
+    "auto",
     "by_name",
     "invert",
     "times",

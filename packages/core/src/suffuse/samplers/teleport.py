@@ -70,8 +70,8 @@ class Teleport:
     ) -> Teleport:
         """Jump to the level from which the sampler ends nearest to the model's own solution of the ODE.
 
-        Twelve depths and none are tried, from the top of the schedule to the standard deviation of the data; the
-        distance is the root mean square over values and samples. It costs about 13 runs of the sampler and one of 200
+        Eight depths and none are tried, from the top of the schedule to the standard deviation of the data; the
+        distance is the root mean square over values and samples. It costs nine runs of the sampler and one of 60
         evaluations.
 
         Args:
@@ -89,7 +89,7 @@ class Teleport:
         cond = None if cond is None else cond[:samples]
         shape = (samples if cond is None else len(cond), *statistics.mean.shape)
         x = first_state(denoiser, schedule.level(1.0), shape, None, None, generator, None, torch.float32)
-        solution = DEIS(steps=200, grid="karras")(denoiser, x=x, cond=cond)
+        solution = DEIS(steps=60, grid="karras-open")(denoiser, x=x, cond=cond)
 
         def error(kappa: float) -> float:
             drawn = [cls(sampler, statistics, kappa)(denoiser, x=x, cond=cond) for _ in range(2 if kappa == top else 1)]
@@ -102,7 +102,7 @@ class Teleport:
 
         top = min(schedule.kappa(1.0), KAPPA_MAX)
         spread = math.sqrt(float(statistics.cov.trace()) / statistics.mean.numel())
-        depths = [math.inf, *np.geomspace(top, min(spread, top / 2), 12).tolist()]
+        depths = [math.inf, *np.geomspace(top, min(spread, top / 2), 8).tolist()]
         return cls(sampler, statistics, min(depths, key=error))
 
     def nfe(self, schedule: Schedule) -> int:

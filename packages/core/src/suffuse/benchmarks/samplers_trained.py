@@ -1,0 +1,281 @@
+"""Samplers on networks trained on real data: what is left of the truth bench's order when the denoiser is learned.
+
+Two things are measured. How far samples end from where the network's own probability-flow ODE ends from the same noise:
+that is the sampler's error alone. And how far they are from held-out data, which the network's error is part of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from suffuse.bench import Run, Skipped, benchmark
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from suffuse.benchmarks.contest import Entry
+    from suffuse.benchmarks.models import Model, Split
+
+MODELS = {"quick": ("digits",), "full": ("mnist", "digits", "ett", "fashion")}
+BUDGETS = {"quick": (5, 10), "full": (5, 8, 10, 15, 20)}
+GRIDS = {"quick": ("logsnr", "karras-open", "own"), "full": ("logsnr", "karras", "karras-open", "own")}
+SEEDS = {"quick": 2, "full": 5}
+SAMPLES = 64
+#: Lines of the figure.
+SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
+
+
+@benchmark(
+    "core/samplers-trained",
+    paper="Wang, Vastola 2024, Gaussian score approximation, arXiv:2412.09726",
+    claim="On trained networks too, a jump along the Gaussian part of the trajectory and a multistep solver below it "
+    "end nearer to the network's own ODE solution than any sampler of the peers with as many evaluations.",
+    peers=("diffusers", "k-diffusion", "azula"),
+    extras=("suffuse[bench]",),
+)
+def samplers_trained(run: Run) -> None:
+    """Small transformers learn real data, then every sampler draws from them, from the same noise for all: ours, ours
+    after a teleport of measured depth, and those of the peers that are installed, on the same grids. Of each method the
+    grid with the smallest error is shown. The error is the root mean square distance, over values and samples, to the
+    end of the network's own ODE (200 evaluations of third order). FID and MMD compare features of a classifier, trained
+    in the run on the same data, with those of held-out data; without classes, standardised values. Spreads are over
+    seeds of the noise.
+    """
+    from suffuse.benchmarks.models import MODELS as CATALOGUE
+    from suffuse.benchmarks.peers import missing
+
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    for name in MODELS[run.profile]:
+        model = CATALOGUE[name]
+        try:
+            split = model.load(run.data)
+        except Skipped as absent:
+            run.note(f"{model.title} is left out: {absent}")
+            continue
+        curves[model.title] = contest(run, model, split)
+    for library in missing():
+        run.note(f"{library} is not installed; its rows are missing.")
+    caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
+    run.figure("curves", draw(curves), caption)
+
+
+def contest(run: Run, model: Model, split: Split) -> dict[str, dict[int, float]]:
+    """Train one model and run everything on it; the best error of each side at each number of evaluations."""
+    import torch
+
+    from suffuse.analysis import GaussianStatistics
+    from suffuse.benchmarks.contest import entries
+    from suffuse.benchmarks.models import train
+    from suffuse.samplers import DEIS
+
+    with run.stage(f"{model.title}: train"):
+        denoiser = train(model, split, run)
+        statistics = GaussianStatistics.fit(split.train.to(run.device))
+        judge = Judge(run, model, split)
+    with run.stage(f"{model.title}: solve the ODE"):
+        noises, solutions = [], []
+        for seed in range(SEEDS[run.profile]):
+            generator = torch.Generator().manual_seed(1000 * run.seed + seed)
+            x = torch.randn(SAMPLES, *split.train.shape[1:], generator=generator).to(run.device)
+            noises.append(x * denoiser.schedule.sigma(1.0))
+            solutions.append(DEIS(steps=200, grid="karras")(denoiser, x=noises[-1]))
+        judge.rows("the network's ODE (reference)", {}, solutions)
+
+    def scored(entry: Entry) -> Scored:
+        samples = [entry.draw(x) for x in noises]
+        pairs = [] if entry.stochastic else zip(samples, solutions, strict=True)
+        errors = [float((x - y).square().mean().sqrt()) for x, y in pairs]
+        return Scored(entry, samples, errors, [judge.mmd(x) for x in samples])
+
+    everything: dict[int, list[Scored]] = {}
+    for budget in BUDGETS[run.profile]:
+        with run.stage(f"{model.title}: {budget} evaluations"):
+            everything[budget] = [
+                scored(entry)
+                for entry in entries(denoiser, budget, GRIDS[run.profile], statistics, run.seed)
+                if not entry.stochastic or entry.grid == "karras-open"  # these are compared on one grid
+            ]
+        for result in {r.entry.method: r for r in sorted(everything[budget], key=Scored.rank, reverse=True)}.values():
+            setting = {"nfe": budget, "grid": result.entry.grid}
+            if result.errors:
+                report(run, model, result.entry.method, setting, "rms error", result.errors)
+            judge.rows(result.entry.method, setting, result.samples)
+    conclude(run, model, everything)
+    return {side: best_errors(everything, "side", side) for side in SIDES}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an entry's samples are worth, a value per seed; stochastic methods have no errors."""
+
+    entry: Entry
+    samples: list[Tensor]
+    errors: list[float]
+    mmd: list[float]
+
+    def rank(self) -> float:
+        return fmean(self.errors or self.mmd)
+
+
+def best_errors(everything: dict[int, list[Scored]], field: str, value: str) -> dict[int, float]:
+    """The smallest mean error, at each number of evaluations, among the entries with a field of that value."""
+    best = {}
+    for budget, results in everything.items():
+        errors = [fmean(r.errors) for r in results if r.errors and getattr(r.entry, field) == value]
+        if errors:
+            best[budget] = min(errors)
+    return best
+
+
+def conclude(run: Run, model: Model, everything: dict[int, list[Scored]]) -> None:
+    """Notes: who is best, what the jump saves, and how three named claims came out."""
+    from suffuse.benchmarks.contest import TELEPORTED, compare
+
+    def pair(results: list[Scored], ours: tuple[str, str], theirs: tuple[str, str]) -> str:
+        by_key = {(r.entry.method, r.entry.grid): r for r in results}
+        return str(compare({key: by_key[key].errors for key in (ours, theirs) if key in by_key}))
+
+    for budget, results in everything.items():
+        head = f"{model.title}, {budget} evaluations"
+        for metric in ("errors", "mmd"):
+            scores = {(r.entry.method, r.entry.grid): getattr(r, metric) for r in results if getattr(r, metric)}
+            run.note(f"{head}, {'rms error' if metric == 'errors' else 'MMD'}: {compare(scores)}.")
+        run.note(f"{head}, auto: {pair(results, ('deis-3', 'karras-open'), ('diffusers/dpmpp-2m-default', 'own'))}.")
+    savings = []
+    for method in TELEPORTED:
+        plain = best_errors(everything, "method", method)
+        jumped = best_errors(everything, "method", f"teleport+{method}")
+        savings += [1 - evaluations_for(error, jumped) / budget for budget, error in plain.items()]
+    run.note(
+        f"{model.title}: to end as near to the ODE as without it, teleported solvers need {100 * fmean(savings):.0f} % "
+        f"fewer evaluations (from {100 * min(savings):.0f} to {100 * max(savings):.0f} % over solvers and budgets)."
+    )
+    ratios = {}
+    for budget, results in everything.items():
+        own = {r.entry.method: r.errors for r in results if r.entry.grid == "logsnr"}
+        ratios[budget] = fmean(own["evodiff"]) / fmean(own["dpmpp-2m"])
+    shown = ", ".join(f"{ratio:.2g} at {budget}" for budget, ratio in ratios.items())
+    run.note(f"{model.title}: EVODiff's error as a multiple of DPM-Solver++(2M)'s, both on the log-SNR grid: {shown}.")
+
+
+def evaluations_for(error: float, curve: dict[int, float]) -> float:
+    """At how many evaluations a curve reaches an error, linear between its points in logarithms; at least the first."""
+    import numpy as np
+
+    budgets, errors = np.log(list(curve)), np.log(np.minimum.accumulate(list(curve.values())))
+    return float(np.exp(np.interp(-np.log(error), -errors, budgets)))
+
+
+def report(run: Run, model: Model, method: str, setting: dict[str, Any], metric: str, values: list[float]) -> None:
+    """A row with mean and spread over the seeds of the noise."""
+    run.row(
+        dataset=model.title,
+        method=method,
+        setting=setting,
+        metric=metric,
+        value=fmean(values),
+        std=stdev(values) if len(values) > 1 else None,
+        n=len(values),
+        better="lower",
+    )
+
+
+class Judge:
+    """Compares samples with held-out data by features."""
+
+    def __init__(self, run: Run, model: Model, split: Split) -> None:
+        import torch
+
+        self.run, self.model = run, model
+        if split.train_labels is None:
+            mean, std = split.train.mean(0), split.train.std(0)
+            self.features: Callable[[Tensor], Tensor] = lambda x: ((x.cpu() - mean) / std).flatten(1)
+        else:
+            self.features = classifier(run, model, split)
+        self.real = self.features(split.test[:2000])
+        self.bandwidth = float(torch.pdist(self.real[:1000]).median())
+
+    def mmd(self, x: Tensor) -> float:
+        from suffuse.metrics import mmd
+
+        return mmd(self.features(x), self.real, self.bandwidth)
+
+    def rows(self, method: str, setting: dict[str, Any], samples: list[Tensor]) -> None:
+        """MMD, and for pictures FID over all seeds together, as a covariance needs many samples."""
+        import torch
+        from torchmetrics.image.fid import FrechetInceptionDistance
+
+        report(self.run, self.model, method, setting, "MMD", [self.mmd(x) for x in samples])
+        if self.model.ndim != 2:
+            return
+        identity = torch.nn.Identity()  # these are features already
+        identity.num_features = torch.tensor(self.real.shape[1])
+        fid = FrechetInceptionDistance(feature=identity).set_dtype(torch.float64)
+        fid.update(self.real.double(), real=True)
+        fid.update(self.features(torch.cat(samples)).double(), real=False)
+        self.run.row(
+            dataset=self.model.title, method=method, setting=setting, metric="FID", value=float(fid.compute()),
+            n=sum(map(len, samples)), better="lower",
+        )  # fmt: skip
+
+
+def classifier(run: Run, model: Model, split: Split, width: int = 32) -> Callable[[Tensor], Tensor]:
+    """A small convolutional classifier, trained in the run from a fixed seed, as features (B, ...) -> (B, width) on the
+    CPU. Its weights' hash is noted: values of FID and MMD can be compared where the hashes are equal.
+    """
+    import torch
+    from torch import nn
+
+    assert split.train_labels is not None and split.test_labels is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        size = split.train.shape[-1] // 4
+        body = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.GELU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(32 * size * size, width), nn.GELU(),
+        )  # fmt: skip
+        head = nn.Linear(width, int(split.train_labels.max()) + 1)
+        network = nn.Sequential(body, head)
+        steps = 600 if run.profile == "full" else 300
+        optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=steps)
+        for _ in range(steps):
+            rows = torch.randint(len(split.train), (128,))
+            loss = nn.functional.cross_entropy(network(split.train[rows]), split.train_labels[rows])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    network.eval().requires_grad_(False)
+    accuracy = float((network(split.test).argmax(-1) == split.test_labels).float().mean())
+    weights = b"".join(p.numpy().tobytes() for p in network.parameters())
+    run.note(
+        f"{model.title}: features of a classifier with accuracy {accuracy:.3f} on held-out data, weights "
+        f"sha256 {hashlib.sha256(weights).hexdigest()[:12]}."
+    )
+    return lambda x: body(x.detach().cpu().float())
+
+
+def draw(curves: dict[str, dict[str, dict[int, float]]]) -> Figure:
+    """A panel per data set."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    figure = Figure(figsize=(3.6 * len(curves) + 0.6, 3.6), layout="constrained")
+    for panel, (title, sides) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for side, style in SIDES.items():
+            if sides[side]:
+                panel.plot(list(sides[side]), list(sides[side].values()), style, label=side, markersize=4)
+        panel.set(title=title, xlabel="network evaluations", ylabel="rms error", xscale="log", yscale="log")
+        panel.set_xticks([5, 10, 20])
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    return figure
