@@ -5,7 +5,8 @@ explains at noise level kappa is
 
     EV(kappa) = 1 - E|C(x) - C_linear(x)|^2 / E|C(x)|^2,      C = D - E D,   x = alpha x_0 + sigma eps,
 
-with means taken out, as at high noise D varies less than the mean of a finite sample is off.
+with means taken out, as at high noise D varies less than the mean of a finite sample is off. The same with scores, or
+with another simple denoiser in place of the linear one: ``analysis.approximation``.
 
 Wang, Vastola (2024), "The Unreasonable Effectiveness of Gaussian Score Approximation for Diffusion Models",
 arXiv:2412.09726, sec. 4.
@@ -132,30 +133,38 @@ def _truncated(values: Tensor, basis: Tensor, variance: float) -> Covariance:
 @torch.no_grad()
 def explained_variance(
     denoiser: Denoiser,
-    statistics: GaussianStatistics,
+    statistics: GaussianStatistics | Denoiser,
     data: Tensor,
     kappas: Sequence[float],
     cond: Condition | None = None,
     generator: torch.Generator | None = None,
+    of: Literal["mean", "score"] = "mean",
 ) -> list[float]:
     """EV at each noise level, at most 1.
 
     Args:
         denoiser: the trained denoiser.
-        statistics: of its training data.
+        statistics: of its training data; or any denoiser that is to explain it.
         data: clean held-out samples (N, *event); a few hundred are enough.
         kappas: the noise levels sigma / alpha.
         cond: condition of N rows.
         generator: of the noise.
+        of: what is to be explained: the posterior ``"mean"``, or the ``"score"`` (D - x / alpha) / kappa^2, which at
+            high noise is mostly the noise itself.
     """
+    if of not in ("mean", "score"):
+        raise InvalidArgument(f"of must be 'mean' or 'score', got {of!r}")
     schedule = denoiser.schedule
-    linear = statistics.denoiser(schedule)
+    simple = statistics.denoiser(schedule) if isinstance(statistics, GaussianStatistics) else statistics
     noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
     result = []
     for kappa in kappas:
         t = schedule.t_of_kappa(float(kappa))
         x = schedule.add_noise(data, t, noise)
-        learned, gaussian = (d(x, t, c).double() for d, c in ((denoiser, cond), (linear, None)))
-        learned, gaussian = learned - learned.mean(0), gaussian - gaussian.mean(0)
-        result.append(float(1 - (learned - gaussian).square().sum() / learned.square().sum()))
+        learned, other = (d(x, t, c).double() for d, c in ((denoiser, cond), (simple, None)))
+        if of == "score":
+            y = x.double() / schedule.alpha(t)
+            learned, other = learned - y, other - y
+        learned, other = learned - learned.mean(0), other - other.mean(0)
+        result.append(float(1 - (learned - other).square().sum() / learned.square().sum()))
     return result
