@@ -62,6 +62,8 @@ class Run:
     artifacts: list[Attachment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+    keys: set[tuple[Any, ...]] = field(default_factory=set)
+    """Of the rows, so that none is reported twice."""
 
     @property
     def quick(self) -> bool:
@@ -108,10 +110,11 @@ class Run:
             profile=self.profile,
             version=self.benchmark.version,
         )
-        if any(row.key == other.key for other in self.rows):
+        if row.key in self.keys:
             raise InvalidArgument(
                 f"row: {metric!r} of {method!r} on {dataset!r} with {row.setting} was already reported"
             )
+        self.keys.add(row.key)
         self.rows.append(row)
 
     def figure(self, name: str, picture: Figure | Path | str, caption: str = "") -> Path:
