@@ -7,7 +7,7 @@ end; or n + 1 times when it is to stop at a level above it.
     quadratic   equal steps of t^(1/2): Song et al. (2021), "DDIM", arXiv:2010.02502, app. D.2
     logsnr      equal steps of log kappa: Lu et al. (2022), "DPM-Solver", arXiv:2206.00927
     karras      equal steps of kappa^(1/7): Karras et al. (2022), arXiv:2206.00364, eq. 5
-    karras-open the same, with the clean end in the place of the lowest level
+    logsnr-open, karras-open    the same, with the clean end in the place of the lowest level
 
 ``logsnr`` and ``karras`` evaluate at the schedule's smallest time and then go to the clean end; the others go there
 from one step above. With few evaluations the lowest level is not worth one: its noise is below what can be seen.
@@ -47,6 +47,7 @@ POWERS = {"time": 1, "quadratic": 2}
 SPACINGS: dict[str, Callable[[Schedule, float, float, int], list[float]]] = {
     "logsnr": _log_snr,
     "karras": _karras,
+    "logsnr-open": _log_snr,
     "karras-open": _karras,
 }
 #: The names of all grids.
@@ -85,7 +86,7 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     if points > 1 and low >= start:
         raise InvalidArgument(f"start={start} lies below the schedule's smallest time {low}; start higher")
     high = min(start, schedule.t_of_kappa(KAPPA_MAX))
-    nodes = SPACINGS[grid](schedule, high, low, steps + 1 if grid == "karras-open" else points)[:points]
+    nodes = SPACINGS[grid](schedule, high, low, steps + 1 if grid.endswith("-open") else points)[:points]
     nodes[0] = start
     if stop > 0:
         nodes[-1] = stop
