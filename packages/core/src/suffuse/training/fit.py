@@ -7,29 +7,31 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import hub
 from ..condition import Condition
-from ..denoiser import NetworkDenoiser
+from ..discrete import TokenDenoiser, TokenObjective
 from ..errors import CheckpointError, InvalidArgument, TrainingDiverged, require
 from .module import DiffusionModule
-from .objective import DenoisingObjective
+from .objective import DenoisingObjective, Objective
 from .state import SafetensorsIO, read_state
 
 __all__ = ["fit"]
 
 STATE = "training.safetensors"
 
+D = TypeVar("D", bound=nn.Module)
+
 
 def fit(
-    denoiser: NetworkDenoiser,
+    denoiser: D,
     data: Tensor | Dataset[Any] | DataLoader[Any],
     *,
     cond: Condition | None = None,
@@ -40,7 +42,7 @@ def fit(
     lr: float = 1e-3,
     lr_schedule: Literal["cosine", "constant"] = "cosine",
     weight_decay: float = 0.0,
-    objective: DenoisingObjective | None = None,
+    objective: Objective | None = None,
     ema_decay: float = 0.999,
     grad_clip: float = 1.0,
     out: str | Path | None = None,
@@ -56,19 +58,19 @@ def fit(
     num_workers: int = 0,
     logs: Sequence[Literal["csv", "tensorboard"]] = ("csv",),
     progress: bool = True,
-) -> NetworkDenoiser:
+) -> D:
     """Train a denoiser.
 
     Args:
-        denoiser: the model; trained in place.
-        data: (N, *event); or a Dataset whose items are a Tensor, (Tensor, Condition of one row), or (Tensor, Condition
-            or None, weight); or a DataLoader of such batches.
+        denoiser: the model, a ``NetworkDenoiser`` or a ``TokenDenoiser``; trained in place.
+        data: (N, *event), or tokens (N, L); or a Dataset whose items are a Tensor, (Tensor, Condition of one row), or
+            (Tensor, Condition or None, weight); or a DataLoader of such batches.
         cond: condition of N rows, when ``data`` is a tensor.
         val, val_cond: the same, for the validation loss.
         steps: number of optimiser steps.
         batch_size: per device.
         lr, lr_schedule, weight_decay, ema_decay, grad_clip: see ``DiffusionModule``; the norm of gradients is clipped.
-        objective: default ``DenoisingObjective()``.
+        objective: default ``DenoisingObjective()``, and ``TokenObjective()`` for a ``TokenDenoiser``.
         out: folder for logs, the training state (every ``checkpoint_every`` steps) and at the end the checkpoint that
             ``suffuse.hub.load`` reads. None keeps everything in memory.
         metadata: JSON-able facts saved with the checkpoint.
@@ -89,12 +91,15 @@ def fit(
     """
     if steps < 1 or batch_size < 1:
         raise InvalidArgument(f"steps and batch_size must be at least 1, got steps={steps}, batch_size={batch_size}")
-    dataset = _dataset(data, cond, "data")
+    if objective is None:
+        objective = TokenObjective() if isinstance(denoiser, TokenDenoiser) else DenoisingObjective()
+    floating = isinstance(objective, DenoisingObjective)
+    dataset = _dataset(data, cond, "data", floating)
     folder = None if out is None else Path(out)
     settings = {
         # a model that cannot be saved is refused here, before the work, and only where it is to be saved
         "model": None if folder is None else hub.describe(denoiser),
-        "objective": repr(objective or DenoisingObjective()), "batch_size": batch_size,
+        "objective": repr(objective), "batch_size": batch_size,
         "lr": lr, "lr_schedule": lr_schedule, "weight_decay": weight_decay, "ema_decay": ema_decay, "seed": seed,
         "samples": len(dataset) if hasattr(dataset, "__len__") else None,
     }  # fmt: skip
@@ -128,12 +133,12 @@ def fit(
             log_every_n_steps=10, num_sanity_val_steps=0, check_val_every_n_epoch=None,
             val_check_interval=None if val is None else val_every, default_root_dir=folder,
         )  # fmt: skip
-        val_loader = None if val is None else loader(_dataset(val, val_cond, "val"), None)
+        val_loader = None if val is None else loader(_dataset(val, val_cond, "val", floating), None)
         trainer.fit(module, loader(dataset, order), val_loader, ckpt_path=state)
     if trainer.interrupted or trainer.global_step < steps:
         kept = f"; its state is in {folder}" if folder else ""
         raise KeyboardInterrupt(f"training was interrupted at step {trainer.global_step} of {steps}{kept}")
-    trained: NetworkDenoiser = module.ema.model.cpu()  # type: ignore[assignment]
+    trained: D = module.ema.model.cpu()  # type: ignore[assignment]
     if folder is not None and trainer.is_global_zero:
         hub.save(trained, folder, metadata)
     return trained
@@ -182,8 +187,8 @@ class _Order(Sampler[list[int]]):
             yield batch
 
 
-def _dataset(data: Any, cond: Condition | None, name: str) -> Any:
-    """Checked data: a DataLoader as it is, a Dataset, or a tensor as rows."""
+def _dataset(data: Any, cond: Condition | None, name: str, floating: bool) -> Any:
+    """Checked data: a DataLoader as it is, a Dataset, or a tensor as rows; ``floating`` if tokens cannot be meant."""
     if isinstance(data, DataLoader):
         if cond is not None:
             raise InvalidArgument(f"cond goes with a tensor; a DataLoader given as {name} must yield (x, Condition)")
@@ -191,7 +196,7 @@ def _dataset(data: Any, cond: Condition | None, name: str) -> Any:
     if isinstance(data, Tensor):
         if len(data) == 0:
             raise InvalidArgument(f"{name} is empty; give at least one sample (N, *event)")
-        if not data.is_floating_point():
+        if floating and not data.is_floating_point():
             raise InvalidArgument(f"{name} must be floating point, got {data.dtype}; scale it to variance about one")
         if not bool(torch.isfinite(data).all()):
             raise InvalidArgument(f"{name} has NaN or infinite values; impute them, or give weights through a Dataset")

@@ -7,13 +7,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..condition import Condition
-from ..denoiser import Denoiser
 from ..errors import InvalidArgument
 from .ema import EMA
-from .objective import DenoisingObjective
+from .objective import DenoisingObjective, Objective
 
 __all__ = ["Batch", "DiffusionModule"]
 
@@ -27,8 +26,8 @@ class DiffusionModule(LightningModule):
     The randomness of step k is a function of (seed, k, rank) alone, so a resumed run repeats an uninterrupted one.
 
     Args:
-        denoiser: the model.
-        objective: the loss.
+        denoiser: the model, of the kind that the objective trains.
+        objective: the loss; default ``DenoisingObjective()``.
         lr: peak learning rate.
         lr_schedule: after the warm-up, ``"cosine"`` to a hundredth over the run, or ``"constant"``.
         warmup: steps of linear warm-up.
@@ -39,8 +38,8 @@ class DiffusionModule(LightningModule):
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        objective: DenoisingObjective | None = None,
+        denoiser: nn.Module,
+        objective: Objective | None = None,
         lr: float = 1e-3,
         lr_schedule: Literal["cosine", "constant"] = "cosine",
         warmup: int = 50,
@@ -53,7 +52,8 @@ class DiffusionModule(LightningModule):
             raise InvalidArgument(f"lr must be positive, got {lr}")
         if lr_schedule not in ("cosine", "constant"):
             raise InvalidArgument(f"lr_schedule must be 'cosine' or 'constant', got {lr_schedule!r}")
-        self.denoiser, self.objective = denoiser, objective or DenoisingObjective()
+        self.denoiser = denoiser
+        self.objective: Objective = objective or DenoisingObjective()
         self.ema = EMA(denoiser, ema_decay)
         self.lr, self.lr_schedule, self.warmup, self.weight_decay = lr, lr_schedule, warmup, weight_decay
         self.seed = seed
@@ -66,9 +66,9 @@ class DiffusionModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The loss of the average weights, at the same times and noise every time."""
         x = batch if isinstance(batch, Tensor) else batch[0]
-        self.log("val_loss", self._loss(self.ema.model, batch, -1 - batch_idx), prog_bar=True, batch_size=len(x))  # type: ignore[arg-type]
+        self.log("val_loss", self._loss(self.ema.model, batch, -1 - batch_idx), prog_bar=True, batch_size=len(x))
 
-    def _loss(self, denoiser: Denoiser, batch: Batch, step: int) -> Tensor:
+    def _loss(self, denoiser: nn.Module, batch: Batch, step: int) -> Tensor:
         x, cond, weight = (batch, None, None) if isinstance(batch, Tensor) else (*batch, None)[:3]
         # a fixed mix of seed, step and rank: Knuth's multiplier keeps neighbouring seeds and steps apart
         mixed = (self.seed * 6364136223846793005 + step * 1442695040888963407 + self.global_rank) % 2**63

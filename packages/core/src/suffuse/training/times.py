@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..analysis.variational import noise_range
 from ..errors import InvalidArgument
+from ..random import stratified
 from ..schedules import Schedule
 
 __all__ = ["LogNormalKappa", "LogitNormalTime", "TimeSampler", "UniformLogSNR", "UniformTime"]
@@ -32,9 +33,7 @@ class TimeSampler(ABC):
         device: torch.device | str | None = None,
     ) -> Tensor:
         kind = torch.float32 if torch.device(device or "cpu").type == "mps" else torch.float64
-        jitter = torch.rand(batch, generator=generator, device=device, dtype=kind)
-        strata = torch.randperm(batch, generator=generator, device=device)
-        u = ((strata + jitter) / batch).clamp(1e-6, 1 - 1e-6)
+        u = stratified(batch, generator, device, kind).clamp(1e-6, 1 - 1e-6)
         return self.quantile(u, schedule).clamp(schedule.t_min, 1.0)
 
     @abstractmethod
