@@ -16,7 +16,7 @@ from suffuse.bench.machine import describe_machine
 from suffuse.bench.results import commit_report, render_tables
 from suffuse.bench.row import write_text
 from suffuse.bench.runner import aggregate, resolve_device
-from suffuse.bench.tables import duration, markdown_tables, number, tables
+from suffuse.bench.tables import duration, markdown_tables, number, pivot, tables
 from suffuse.errors import InvalidArgument, SuffuseError, require
 
 PIXEL = bytes.fromhex(
@@ -385,6 +385,24 @@ def test_references_are_not_called_the_best():
     ]
 
 
+def test_a_metric_against_a_setting():
+    """One line per method, the best of its other settings in each cell, the better method first."""
+    numbers = {("slow", 5, "a"): 3.0, ("slow", 5, "b"): 2.0, ("slow", 10, "a"): 1.0, ("fast", 5, "a"): 1.0}
+    rows = [
+        make_row(method=m, setting={"nfe": n, "grid": g}, metric="rms error", better="lower", value=v)
+        for (m, n, g), v in numbers.items()
+    ]
+    (table,) = pivot([*rows, make_row()], "rms error", "nfe")
+    assert table.metrics == ("nfe 5", "nfe 10")
+    assert [(line.method, [cell.text for cell in line.cells]) for line in table.lines] == [
+        ("fast", ["1", ""]),
+        ("slow", ["2", "1"]),
+    ]
+    assert [line.cells[0].best for line in table.lines] == [True, False]
+    with pytest.raises(InvalidArgument, match="no rows with the metric 'error'"):
+        pivot(rows, "error", "nfe")
+
+
 def test_settings_of_every_kind_are_readable():
     (table,) = tables([make_row(setting={"w": 1.5, "on": True, "grid": "karras", "none": None})])
     assert table.lines[0].settings == ("1.5", "yes", "karras", "–")
@@ -422,7 +440,7 @@ def test_rows_are_committed_and_replace_older_ones(tmp_path):
     report = run_quietly([good, other, bad], tmp_path / "one")
     written = commit_report(report, tmp_path)
     folder = tmp_path / "results" / report.machine["slug"]
-    assert written == [folder / "toy.jsonl", folder / "machine.json", tmp_path / "docs" / "figures" / "toy.png"]
+    assert written == [folder / "toy.jsonl", folder / "machine.json", tmp_path / "docs" / "figures" / "toy-good.png"]
     assert len(read_rows(folder / "toy.jsonl")) == 6
     again = run_quietly([good, bad], tmp_path / "two", seeds=[4])
     commit_report(again, tmp_path)
@@ -447,6 +465,10 @@ def test_tables_between_markers_follow_the_rows(tmp_path):
     assert text.endswith("<!-- results:end toy/good -->\n\nAfter.\n")
     assert "| model | 5 | 1.5 (published 2) |" in text
     assert render_tables(tmp_path) == []
+    page.write_text("<!-- results:begin toy/good:accuracy:nfe -->\n<!-- results:end toy/good:accuracy:nfe -->\n")
+    render_tables(tmp_path)
+    assert "| model | **1.5** (published 2) | **2** (published 2) |" in page.read_text()
+    page.write_text(text)
     commit_report(run_quietly([good], tmp_path / "two", seeds=[1]), tmp_path)
     assert render_tables(tmp_path) == [page]
     assert "| model | 5 | 2.5 (published 2) |" in page.read_text()

@@ -8,7 +8,8 @@ A table in a Markdown file stands between two comments, and is written from the 
     <!-- results:begin core/digits medical -->
     <!-- results:end core/digits medical -->
 
-The names are benchmarks or domains.
+The names are benchmarks or domains. ``core/samplers-trained:rms-error:nfe`` is one metric of a benchmark (with dashes
+for spaces) against one setting, a line per method.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from suffuse.bench.machine import Machine
 from suffuse.bench.row import Row, read_rows, write_rows, write_text
 from suffuse.bench.runner import Report
-from suffuse.bench.tables import markdown_tables
+from suffuse.bench.tables import markdown, markdown_tables, pivot
 from suffuse.errors import SuffuseError
 
 MARKERS = re.compile(r"(<!-- results:begin ([^>]*?) -->\n)(.*?)(<!-- results:end \2 -->)", flags=re.S)
@@ -31,7 +32,7 @@ DOCUMENTS = ("*.md", "docs/**/*.md", "packages/*/README.md")
 
 
 def commit_report(report: Report, root: Path) -> list[Path]:
-    """Put the rows of a report under ``root/results`` and a picture per domain under ``root/docs/figures``.
+    """Put the rows of a report under ``root/results`` and a picture per benchmark under ``root/docs/figures``.
 
     Rows of a benchmark that ran replace the older ones of the same benchmark, profile and machine; failed and skipped
     benchmarks change nothing.
@@ -54,14 +55,14 @@ def commit_report(report: Report, root: Path) -> list[Path]:
 
 
 def _copy_figures(report: Report, target: Path) -> list[Path]:
-    """The first still picture of each domain, as ``<domain>.png``."""
+    """The first still picture of each benchmark, as ``<domain>-<name>.png``."""
     first: dict[str, Path] = {}
     for result in report.of("passed"):
         for figure in result.figures:
             if figure.path.endswith(".png"):
-                first.setdefault(result.domain, report.folder / figure.path)
+                first.setdefault(result.slug, report.folder / figure.path)
     target.mkdir(parents=True, exist_ok=True)
-    return [Path(shutil.copyfile(source, target / f"{domain}.png")) for domain, source in first.items()]
+    return [Path(shutil.copyfile(source, target / f"{slug}.png")) for slug, source in first.items()]
 
 
 def render_tables(root: Path, check: bool = False) -> list[Path]:
@@ -105,7 +106,8 @@ def _read_results(root: Path) -> list[tuple[Machine, list[Row]]]:
 
 def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path: Path) -> str:
     parts = []
-    for name in names:
+    for asked in names:
+        name, *cut = asked.split(":")
         found = False
         for machine, rows in results:
             groups: dict[tuple[str, str], list[Row]] = {}
@@ -116,7 +118,11 @@ def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path
                 cpu = f"{machine['cores']} cores of {machine['cpu']}"
                 hardware = machine["gpu"] if group[0].device.startswith("cuda") else cpu
                 parts.append(f"**`{benchmark}`** ({group[0].paper}), {profile} profile on {hardware}")
-                parts.append(markdown_tables(group))
+                if cut:
+                    metric, across = cut
+                    parts += map(markdown, pivot(group, metric.replace("-", " "), across))
+                else:
+                    parts.append(markdown_tables(group))
                 found = True
         if not found:
             raise SuffuseError(f"{path}: results/ has no rows of {name!r}; run: suffuse bench {name}, suffuse results")

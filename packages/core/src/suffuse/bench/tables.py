@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from suffuse.bench.row import Row, Scalar
+from suffuse.errors import InvalidArgument
 
 REFERENCES = ("(ceiling)", "(floor)", "(reference)")
 """Endings of the names of methods that bound a measure and are not compared, such as ``real data (ceiling)``."""
@@ -110,12 +111,56 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def pivot(rows: Iterable[Row], metric: str, across: str) -> list[Table]:
+    """One metric against one setting: a line per method, a column per value of the setting, one table per dataset.
+
+    Of a method's rows that differ in other settings, each cell shows the best. Lines are sorted by their mean rank.
+
+    Raises:
+        InvalidArgument: if no row has that metric and setting.
+    """
+    by_dataset: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.metric == metric and across in row.setting:
+            by_dataset.setdefault(row.dataset, []).append(row)
+    if not by_dataset:
+        raise InvalidArgument(f"no rows with the metric {metric!r} and the setting {across!r}")
+    return [_pivot(dataset, group, across) for dataset, group in by_dataset.items()]
+
+
+def _pivot(dataset: str, rows: Sequence[Row], across: str) -> Table:
+    values = sorted({row.setting[across] for row in rows})  # type: ignore[type-var]
+    sign = -1 if rows[0].better == "higher" else 1
+    chosen: dict[str, dict[Scalar, Row]] = {}
+    for row in sorted(rows, key=lambda row: -sign * row.value):
+        chosen.setdefault(row.method, {})[row.setting[across]] = row
+    columns = {value: [cells[value] for cells in chosen.values() if value in cells] for value in values}
+    best = {value: _best(column) for value, column in columns.items()}
+
+    def rank(cells: dict[Scalar, Row]) -> float:
+        places = [sum(sign * row.value < sign * cells[v].value for row in columns[v]) for v in values if v in cells]
+        return sum(places) / len(places)
+
+    lines = [
+        Line(
+            method,
+            method.endswith(REFERENCES),
+            (),
+            tuple(_cell(cells[value], best[value]) if value in cells else Cell() for value in values),
+        )
+        for method, cells in sorted(chosen.items(), key=lambda item: rank(item[1]))
+    ]
+    title = f"{rows[0].metric} {ARROWS[rows[0].better]}"
+    return Table(f"{dataset}: {title}", (), tuple(f"{across} {_scalar(value)}" for value in values), tuple(lines))
+
+
 def markdown_tables(rows: Iterable[Row]) -> str:
     """The tables of one benchmark as Markdown, one per dataset; the best number of a column is bold."""
-    return "\n\n".join(_markdown(table) for table in tables(rows))
+    return "\n\n".join(map(markdown, tables(rows)))
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """One table as Markdown."""
     head = ("method", *table.settings, *table.metrics)
     align = ("---",) * (1 + len(table.settings)) + ("--:",) * len(table.metrics)
     body = [(line.method, *line.settings, *map(_markdown_cell, line.cells)) for line in table.lines]
