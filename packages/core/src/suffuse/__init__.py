@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import analysis as analysis
     from . import bench as bench
     from . import data as data
+    from . import discrete as discrete
     from . import errors as errors
     from . import exact as exact
     from . import guidance as guidance
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from .denoiser import NetworkDenoiser as NetworkDenoiser
     from .denoiser import as_denoiser as as_denoiser
 
-_MODULES = ("analysis", "bench", "data", "errors", "exact", "guidance", "hub", "metrics", "nets", "random", "recipes")
-_MODULES += ("samplers", "schedules", "training")  # type: ignore[assignment]
+_MODULES = ("analysis", "bench", "data", "discrete", "errors", "exact", "guidance", "hub", "metrics", "nets", "random")
+_MODULES += ("recipes", "samplers", "schedules", "training")  # type: ignore[assignment]
 _NAMES = {
     "Condition": "condition",
     "Denoiser": "denoiser",
