@@ -7,7 +7,7 @@ that is the sampler's error alone. And how far they are from held-out data, whic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -78,16 +78,14 @@ def contest(run: Run, model: Model, split: Split) -> dict[str, dict[int, float]]
         statistics = GaussianStatistics.fit(split.train.to(run.device))
         judge = Judge(run, model, split)
     with run.stage(f"{model.title}: solve the ODE"):
-        noises, solutions = [], []
-        for seed in range(SEEDS[run.profile]):
-            generator = torch.Generator().manual_seed(1000 * run.seed + seed)
-            x = torch.randn(SAMPLES, *split.train.shape[1:], generator=generator).to(run.device)
-            noises.append(x * denoiser.schedule.sigma(1.0))
-            solutions.append(DEIS(steps=200, grid="karras")(denoiser, x=noises[-1]))
+        generators = [torch.Generator().manual_seed(1000 * run.seed + seed) for seed in range(SEEDS[run.profile])]
+        noise = torch.cat([torch.randn(SAMPLES, *split.train.shape[1:], generator=g) for g in generators])
+        noise = noise.to(run.device) * denoiser.schedule.sigma(1.0)
+        solutions = DEIS(steps=200, grid="karras")(denoiser, x=noise).split(SAMPLES)
         judge.rows("the network's ODE (reference)", {}, solutions)
 
     def scored(entry: Entry) -> Scored:
-        samples = [entry.draw(x) for x in noises]
+        samples = entry.draw(noise).split(SAMPLES)
         pairs = [] if entry.stochastic else zip(samples, solutions, strict=True)
         errors = [float((x - y).square().mean().sqrt()) for x, y in pairs]
         return Scored(entry, samples, errors, [judge.mmd(x) for x in samples])
@@ -114,7 +112,7 @@ class Scored:
     """What an entry's samples are worth, a value per seed; stochastic methods have no errors."""
 
     entry: Entry
-    samples: list[Tensor]
+    samples: Sequence[Tensor]
     errors: list[float]
     mmd: list[float]
 
@@ -205,7 +203,7 @@ class Judge:
 
         return mmd(self.features(x), self.real, self.bandwidth)
 
-    def rows(self, method: str, setting: dict[str, Any], samples: list[Tensor]) -> None:
+    def rows(self, method: str, setting: dict[str, Any], samples: Sequence[Tensor]) -> None:
         """MMD, and for pictures FID over all seeds together, as a covariance needs many samples."""
         import torch
         from torchmetrics.image.fid import FrechetInceptionDistance
@@ -217,7 +215,7 @@ class Judge:
         identity.num_features = torch.tensor(self.real.shape[1])
         fid = FrechetInceptionDistance(feature=identity).set_dtype(torch.float64)
         fid.update(self.real.double(), real=True)
-        fid.update(self.features(torch.cat(samples)).double(), real=False)
+        fid.update(self.features(torch.cat(list(samples))).double(), real=False)
         self.run.row(
             dataset=self.model.title, method=method, setting=setting, metric="FID", value=float(fid.compute()),
             n=sum(map(len, samples)), better="lower",
