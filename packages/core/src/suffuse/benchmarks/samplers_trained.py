@@ -81,11 +81,11 @@ def contest(run: Run, model: Model, split: Split) -> dict[str, dict[int, float]]
         generators = [torch.Generator().manual_seed(1000 * run.seed + seed) for seed in range(SEEDS[run.profile])]
         noise = torch.cat([torch.randn(SAMPLES, *split.train.shape[1:], generator=g) for g in generators])
         noise = noise.to(run.device) * denoiser.schedule.sigma(1.0)
-        solutions = DEIS(steps=200, grid="karras")(denoiser, x=noise).split(SAMPLES)
+        solutions = torch.split(DEIS(steps=200, grid="karras")(denoiser, x=noise), SAMPLES)
         judge.rows("the network's ODE (reference)", {}, solutions)
 
     def scored(entry: Entry) -> Scored:
-        samples = entry.draw(noise).split(SAMPLES)
+        samples = torch.split(entry.draw(noise), SAMPLES)
         pairs = [] if entry.stochastic else zip(samples, solutions, strict=True)
         errors = [float((x - y).square().mean().sqrt()) for x, y in pairs]
         return Scored(entry, samples, errors, [judge.mmd(x) for x in samples])
