@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import pytest
 import torch
 
@@ -11,7 +9,6 @@ import suffuse
 from suffuse import digits
 from suffuse.bench import Run
 from suffuse.benchmarks import digits as digits_benchmark
-from suffuse.benchmarks import samplers_exact as exact_benchmark
 from suffuse.errors import InvalidArgument
 
 
@@ -86,16 +83,3 @@ def test_the_digits_benchmark_tells_the_ceiling_the_baseline_and_the_model(tmp_p
     assert value["Gaussian per class", "energy distance", None] < 0.1
     assert len(run.rows) == 20
     assert len(run.figures) == len(run.notes) == 1
-
-
-@pytest.mark.slow
-def test_the_exact_benchmark_shows_errors_that_fall(tmp_path):
-    run = Run(exact_benchmark, "quick", 0, "cpu", tmp_path / "work", None, False, tmp_path / "report")
-    exact_benchmark(run)
-    errors: dict[tuple[str, str], list[float]] = {}
-    for row in run.rows:
-        if row.metric == "rms error":
-            errors.setdefault((row.dataset, row.method), []).append(row.value)
-    stochastic = importlib.import_module("suffuse.benchmarks.samplers_exact").STOCHASTIC
-    assert len(errors) == 2 * (len(suffuse.samplers.SAMPLERS) - len(stochastic))  # on two distributions
-    assert all(values[-1] < values[0] for values in errors.values())

@@ -1,156 +1,302 @@
 """Samplers where the answer is known: error and sample quality against the number of network evaluations.
 
-A Gaussian and a Gaussian mixture have their posterior mean in closed form, so what a sampler gets wrong is its own.
-The ODE samplers start from the same noise as the exact solution: the Gaussian's in closed form, the mixture's by Heun's
-method with steps so small that halving them changes nothing that is shown.
+The posterior mean of the distributions in ``truths`` is known in closed form, so what a sampler gets wrong is its own.
+All samplers, ours and the peers', start from the same noise as the converged solution of the probability-flow ODE.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
+from suffuse.errors import require
+from suffuse.threads import one_thread
 
 if TYPE_CHECKING:
+    import torch
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from suffuse.benchmarks.contest import Entry, Verdict
     from suffuse.exact import MixtureDenoiser
-    from suffuse.samplers import Sampler
 
-BUDGETS = {"quick": (5, 10, 20), "full": (5, 8, 10, 15, 20, 30, 40, 80, 160)}
-SAMPLES = {"quick": 1000, "full": 20000}
-#: These draw fresh noise, so they have no error against the ODE.
-STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
 
-Curves = dict[str, dict[str, dict[str, list[tuple[int, float]]]]]
-"""distribution -> metric -> method -> (NFE, value)"""
+@dataclass(frozen=True)
+class Target:
+    """A distribution of ``truths`` and how it is sampled.
+
+    Attributes:
+        title: in tables.
+        make, options: the function of ``truths`` and its arguments.
+        samples: for each seed of the noise.
+        grids: names of grids; ``"own"`` stands for the peers that choose their levels themselves.
+        budgets: numbers of evaluations.
+    """
+
+    title: str
+    make: str
+    samples: int
+    grids: tuple[str, ...]
+    budgets: tuple[int, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def denoiser(self) -> MixtureDenoiser:
+        from suffuse.benchmarks import truths
+
+        return getattr(truths, self.make)(**dict(self.options))
+
+
+FEW = ("time", "karras", "karras-open", "own")
+MANY = ("logsnr", "quadratic", *FEW)
+TARGETS = {
+    "quick": (
+        Target("Gaussian, 32-D", "gaussian", 150, FEW, (5, 10, 20)),
+        Target("ring, 2-D", "ring2d", 600, FEW, (5, 10, 20)),
+        Target("low-rank mixture, 64-D", "lr64", 150, FEW, (5, 10, 20)),
+        Target("image-like mixture, 192-D", "image_mixture", 50, FEW, (5, 10, 20), (("side", 8),)),
+    ),
+    "full": (
+        Target("Gaussian, 32-D", "gaussian", 400, MANY, (5, 8, 10, 15, 20)),
+        Target("ring, 2-D", "ring2d", 1000, MANY, (5, 8, 10, 15, 20, 30, 50)),
+        Target("low-rank mixture, 64-D", "lr64", 400, MANY, (5, 8, 10, 15, 20, 30, 50)),
+        Target("image-like mixture, 768-D", "image_mixture", 50, FEW, (5, 8, 10, 15, 20), (("side", 16),)),
+        Target("image-like mixture, 3072-D", "image_mixture", 30, FEW, (5, 8, 10, 15, 20), (("side", 32),)),
+    ),
+}
+SEEDS = {"quick": 3, "full": 5}
+#: Draws that the statistics of a teleport are taken from, and the floor of quality.
+DRAWS = 4000
+#: Metrics of the figure, and its lines.
+DRAWN = ("rms error", "median error")
+SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
 
 
 @benchmark(
     "core/samplers-exact",
-    paper="Lu et al. 2022, DPM-Solver++, arXiv:2211.01095",
-    claim="With the same few evaluations, the second-order DPM-Solver++(2M) ends nearer to the exact solution of the "
-    "probability-flow ODE than the first-order DDIM.",
-    peers=("all other samplers of the core",),
+    paper="Wang, Vastola 2024, Gaussian score approximation, arXiv:2412.09726",
+    claim="With 5 to 20 evaluations, a jump along the Gaussian part of the trajectory and a multistep solver below it "
+    "end nearer to the exact solution of the probability-flow ODE than any sampler of the peers.",
+    peers=("diffusers", "k-diffusion", "azula"),
+    extras=("suffuse[bench,diffusers]",),
 )
+@one_thread()
 def samplers_exact(run: Run) -> None:
-    """Every sampler on two distributions with an exact denoiser: a correlated Gaussian in 32 dimensions, and eight
-    modes on a circle. The error is the root mean square distance per coordinate to the exact ODE solution from the same
-    noise; stochastic samplers have none. Euler's method, written in sigma / alpha, is DDIM: equal numbers are a
-    check. The energy distance is to exact draws; zero is perfect, and what two sets of exact draws have is noise.
+    """Every sampler of the core, five of them also after a teleport of measured depth, and those of the peers that are
+    installed, on distributions whose denoiser is exact. All are given the same noise and the same grids, and a method
+    is shown with the grid on which its error is smallest; "own" are the levels that a scheduler of diffusers chooses
+    when nobody configures it. Every evaluation counts, the last one included.
+
+    The rms error is the root mean square distance, over values and samples, to the exact solution from the same noise;
+    the median error is that of the median sample. Energy distance, sliced Wasserstein distance and the gap in negative
+    log-likelihood per dimension compare with exact draws; two sets of exact draws are their floor, and the exact
+    solution is what a perfect sampler has from this noise. On the Gaussian most samplers are affine, so that the
+    distribution of their samples is known, and its Kullback-Leibler divergence and Wasserstein distance are in closed
+    form. Spreads are over seeds of the noise.
     """
+    from suffuse.benchmarks.peers import missing
+
+    everything = {target: contest(run, target) for target in TARGETS[run.profile]}
+    verdicts = [v for target, results in everything.items() for v in conclude(run, target, results) if v.theirs]
+    wins = sum(v.gap > v.spread for v in verdicts)
+    for library in missing():
+        run.note(f"{library} is not installed; its rows are missing.")
+    if verdicts:
+        run.note(
+            f"The claim {'holds' if wins == len(verdicts) else 'does not hold in full'}: by rms error one of ours is "
+            f"the best of all by more than the spread in {wins} of {len(verdicts)} comparisons."
+        )
+    caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
+    run.figure("curves", draw(everything), caption)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An entry with its scores, metric -> a value per seed; methods that draw noise have no errors."""
+
+    entry: Entry
+    scores: dict[str, list[float]]
+
+    def rank(self) -> float:
+        return fmean(self.scores.get("rms error") or self.scores["energy distance"])
+
+
+def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
+    """Run everything on one distribution: at each number of evaluations, every method on its best grid."""
     import torch
 
-    from suffuse.metrics import energy_distance
-    from suffuse.samplers import SAMPLERS
+    from suffuse.analysis import GaussianStatistics
+    from suffuse.benchmarks.contest import entries
 
-    n = SAMPLES[run.profile]
-    curves: Curves = {}
-    for name, denoiser in (("Gaussian, 32-D", gaussian()), ("eight modes, 2-D", ring())):
-        with run.stage(name):
-            generator = torch.Generator().manual_seed(run.seed)
-            noise = torch.randn(n, *denoiser.event, generator=generator, dtype=torch.float64)
-            exact = solution(denoiser, noise)
-            truth = denoiser.sample(n, generator)
-            floor = energy_distance(denoiser.sample(n, generator), truth)
-            run.row(dataset=name, method="exact draws (floor)", metric="energy distance", value=floor, better="lower")
-            curves[name] = {"rms error": {}, "energy distance": {}}
-            for method in SAMPLERS:
-                for budget in BUDGETS[run.profile]:
-                    sampler = within(budget, method, denoiser)
-                    nfe = sampler.nfe(denoiser.schedule)
-                    x = sampler(denoiser, x=noise, generator=generator, dtype=torch.float64)
-                    scores = {"energy distance": energy_distance(x, truth)}
-                    if method not in STOCHASTIC:
-                        scores["rms error"] = float((x - exact).square().mean().sqrt())
-                    for metric, value in scores.items():
-                        curves[name][metric].setdefault(method, []).append((nfe, value))
-                        run.row(
-                            dataset=name,
-                            method=method,
-                            metric=metric,
-                            value=value,
-                            better="lower",
-                            setting={"nfe": nfe},
-                        )
-    for name, scores_by_metric in curves.items():
-        rms = {method: dict(points) for method, points in scores_by_metric["rms error"].items()}
-        ratio = min(rms["ddim"][nfe] / rms["dpmpp-2m"][nfe] for nfe in BUDGETS[run.profile])
-        outcome = "holds" if ratio > 1 else "does not hold"
-        run.note(f"{name}: the claim {outcome} at every budget; DDIM's error is at least {ratio:.2g} times as large.")
-    caption = "Error and sample quality against evaluations. On the left, the slope is the order of the solver."
-    run.figure("curves", draw(curves), caption)
+    denoiser = target.denoiser().to(run.device)
+    generator = torch.Generator().manual_seed(1000 * run.seed)
+    with run.stage(f"{target.title}: solve the ODE"):
+        judge = Judge(denoiser, SEEDS[run.profile], target.samples, generator)
+        statistics = GaussianStatistics.fit(denoiser.sample(DRAWS, generator), variance=0.9999)
+        bounds = {"exact draws (floor)": judge.draw(generator), "exact solution (reference)": judge.solution}
+        for name, x in bounds.items():
+            report(run, target, name, {}, judge.quality(x))
+    everything = {}
+    for budget in target.budgets:
+        with run.stage(f"{target.title}: {budget} evaluations"):
+            best: dict[str, tuple[Scored, Tensor]] = {}
+            for entry in entries(denoiser, budget, target.grids, statistics, run.seed):
+                if entry.stochastic and entry.grid != "karras-open":
+                    continue  # what draws noise is compared on one grid
+                x = entry.draw(judge.noise)
+                result = Scored(entry, judge.quality(x) if entry.stochastic else judge.errors(x))
+                if entry.method not in best or result.rank() < best[entry.method][0].rank():
+                    best[entry.method] = (result, x)
+            for result, x in best.values():
+                result.scores.update(judge.quality(x) | judge.closed_form(result.entry))
+                report(run, target, result.entry.method, {"nfe": budget, "grid": result.entry.grid}, result.scores)
+            everything[budget] = [result for result, _ in best.values()]
+    return everything
 
 
-def gaussian(dim: int = 32) -> MixtureDenoiser:
-    """N(1, S) with eigenvalues 4 / k^2 along random directions: most coordinates are strongly correlated."""
-    import torch
+class Judge:
+    """Knows the truth: the solution of the ODE from each noise, exact draws, and the entropy.
 
-    from suffuse.exact import GaussianDenoiser
-    from suffuse.schedules import VPLinear
+    Args:
+        denoiser: the exact one.
+        seeds: sets of noise.
+        samples: in each set.
+        generator: of noise and draws.
+    """
 
-    generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q
-    spectrum = 4 / torch.arange(1, dim + 1, dtype=torch.float64) ** 2
-    cov = basis @ torch.diag(spectrum) @ basis.T
-    return GaussianDenoiser(torch.ones(dim, dtype=torch.float64), (cov + cov.T) / 2, VPLinear())
+    def __init__(self, denoiser: MixtureDenoiser, seeds: int, samples: int, generator: torch.Generator) -> None:
+        import torch
+
+        from suffuse.exact import GaussianDenoiser
+        from suffuse.samplers import DEIS
+
+        self.denoiser, self.seeds = denoiser, seeds
+        shape = (seeds * samples, *denoiser.event)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(denoiser.means.device)
+        self.noise = denoiser.schedule.sigma(1.0) * noise
+        if isinstance(denoiser, GaussianDenoiser):  # in closed form, ending as samplers do
+            self.solution = denoiser(denoiser.flow(self.noise, 1.0, 0.0), 0.0)
+        else:
+            self.solution = DEIS(steps=300, grid="karras")(denoiser, x=self.noise, dtype=torch.float64)
+        self.truth = self.draw(generator)
+        blurred = denoiser.schedule.add_noise(self.truth, 0.0, torch.randn_like(self.truth))
+        self.entropy = -float(denoiser.log_prob(blurred, 0.0).mean())
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """As many exact draws as there are noises."""
+        return self.denoiser.sample(len(self.noise), generator)
+
+    def errors(self, x: Tensor) -> dict[str, list[float]]:
+        """Distance of samples to the solution from the same noise."""
+        squares = (x - self.solution).square().flatten(1).mean(1).reshape(self.seeds, -1)
+        return {
+            "rms error": squares.mean(1).sqrt().tolist(),
+            "median error": squares.median(1).values.sqrt().tolist(),
+        }
+
+    def quality(self, x: Tensor) -> dict[str, list[float]]:
+        """Distance of samples to the distribution."""
+        from suffuse.metrics import energy_distance
+
+        ot = require("ot", extra="bench")
+        nats = -self.denoiser.log_prob(x, 0.0).reshape(self.seeds, -1).mean(1)
+        pairs = list(zip(x.flatten(1).chunk(self.seeds), self.truth.flatten(1).chunk(self.seeds), strict=True))
+        return {
+            "energy distance": [energy_distance(a, b) for a, b in pairs],
+            "sliced Wasserstein": [
+                float(ot.sliced_wasserstein_distance(a.cpu().numpy(), b.cpu().numpy(), n_projections=64, seed=0))
+                for a, b in pairs
+            ],
+            "NLL gap": ((nats - self.entropy) / x[0].numel()).abs().tolist(),
+        }
+
+    def closed_form(self, entry: Entry) -> dict[str, list[float]]:
+        """On a Gaussian N(mu, S), of an affine method x = b + A z: KL(N(b, A A') || N(mu, S)) and the Wasserstein
+        distance. The map is found by sampling from the origin and from each axis.
+        """
+        import torch
+
+        from suffuse.exact import GaussianDenoiser
+
+        if not isinstance(self.denoiser, GaussianDenoiser) or entry.stochastic:
+            return {}
+        cov, sigma = self.denoiser.cov, self.denoiser.schedule.sigma(1.0)
+        eye = torch.eye(cov.dim).to(self.noise)
+        corner = torch.ones_like(eye[:1])
+        x = entry.draw(sigma * torch.cat([0 * corner, corner, -corner, eye]))
+        b, a = x[0], x[3:] - x[0]  # the rows of a are the columns of A
+        if not torch.allclose(torch.stack([b + a.sum(0), b - a.sum(0)]), x[1:3], rtol=1e-3, atol=1e-3):
+            return {}  # its coefficients depend on x
+        root, full = (cov.apply(f, rows[:, None])[:, 0] for f, rows in ((torch.sqrt, a), (torch.clone, eye)))
+        ours = torch.distributions.MultivariateNormal(b, a.T @ a)
+        truth = torch.distributions.MultivariateNormal(self.denoiser.means[0], full)
+        # |b - mu|^2 + tr(A A') + tr S - 2 tr((S^(1/2) A A' S^(1/2))^(1/2)), the last a sum of singular values
+        square = (b - truth.mean).square().sum() + a.square().sum() + full.trace()
+        square = square - 2 * torch.linalg.matrix_norm(root, "nuc")
+        kl = torch.distributions.kl_divergence(ours, truth)
+        return {"KL": [float(kl)], "Wasserstein": [float(square.clamp(min=0).sqrt())]}
 
 
-def ring(modes: int = 8) -> MixtureDenoiser:
-    """Modes of standard deviation 0.15 on a circle of radius 1.5, of unequal weight."""
-    import torch
-
-    from suffuse.exact import Covariance, MixtureDenoiser
-    from suffuse.schedules import VPLinear
-
-    angle = torch.arange(modes, dtype=torch.float64) * 2 * math.pi / modes
-    means = 1.5 * torch.stack([angle.cos(), angle.sin()], dim=-1)
-    return MixtureDenoiser(
-        torch.linspace(1, 2, modes), means, Covariance.diagonal(torch.full((modes, 2), 0.15**2)), VPLinear()
-    )
+def report(run: Run, target: Target, method: str, setting: dict[str, Any], scores: dict[str, list[float]]) -> None:
+    """Rows with mean and spread over the seeds of the noise."""
+    for metric, values in scores.items():
+        several = len(values) > 1
+        run.row(
+            dataset=target.title, method=method, setting=setting, metric=metric, value=fmean(values), better="lower",
+            std=stdev(values) if several else None, n=len(values) if several else None,
+        )  # fmt: skip
 
 
-def within(budget: int, method: str, denoiser: MixtureDenoiser) -> Sampler:
-    """The sampler with as many steps as the budget of evaluations allows; one step if it allows none."""
-    from suffuse.samplers import by_name
+def conclude(run: Run, target: Target, everything: dict[int, list[Scored]]) -> list[Verdict]:
+    """A note for each number of evaluations: who is best, and by how much. Returns the verdicts by rms error."""
+    from suffuse.benchmarks.contest import compare
 
-    plans = [by_name(method, steps=steps) for steps in range(budget, 0, -1)]
-    return next((sampler for sampler in plans if sampler.nfe(denoiser.schedule) <= budget), plans[-1])
-
-
-def solution(denoiser: MixtureDenoiser, noise: Tensor, steps: int = 400) -> Tensor:
-    """Where the probability-flow ODE carries noise (B, *event) at t = 1, at the clean end."""
-    import torch
-
-    from suffuse.exact import GaussianDenoiser
-    from suffuse.samplers import Heun
-
-    x = denoiser.schedule.level(1.0).sigma * noise
-    if isinstance(denoiser, GaussianDenoiser):
-        return denoiser.flow(x, 1.0, 0.0)
-    return Heun(steps=steps)(denoiser, x=x, dtype=torch.float64)
+    verdicts = []
+    for budget, results in everything.items():
+        metrics = {
+            metric: compare({(r.entry.method, r.entry.grid): r.scores[metric] for r in results if metric in r.scores})
+            for metric in ("rms error", "median error", "KL")
+            if any(metric in r.scores for r in results)
+        }
+        said = "; ".join(f"{metric}: {verdict}" for metric, verdict in metrics.items())
+        run.note(f"{target.title}, {budget} evaluations. {said}.")
+        verdicts.append(metrics["rms error"])
+    return verdicts
 
 
-def draw(curves: Curves) -> Figure:
-    """One row of panels per distribution. Energy distances below a thousandth are noise, and drawn there."""
+def smallest(everything: dict[int, list[Scored]], metric: str, side: str) -> dict[int, float]:
+    """The best mean of a side at each number of evaluations."""
+    best = {}
+    for budget, results in everything.items():
+        values = [fmean(r.scores[metric]) for r in results if r.entry.side == side and metric in r.scores]
+        if values:
+            best[budget] = min(values)
+    return best
+
+
+def draw(everything: dict[Target, dict[int, list[Scored]]]) -> Figure:
+    """A column of panels per distribution."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-    figure = Figure(figsize=(10, 3.4 * len(curves)), layout="constrained")
-    panels = figure.subplots(len(curves), 2, squeeze=False)
-    for row, (name, metrics) in zip(panels, curves.items(), strict=True):
-        for panel, (metric, methods) in zip(row, metrics.items(), strict=True):
-            for number, method in enumerate(metrics["energy distance"]):
-                nfe, values = zip(*methods.get(method, [(math.nan, math.nan)]), strict=True)
-                style = "--" if method == "euler" else ("-", ":")[number // 10]
-                drawn = [max(value, 1e-3) for value in values]
-                panel.plot(nfe, drawn, style, color=f"C{number % 10}", marker="o", markersize=4, label=method)
-            panel.set(title=name, xlabel="network evaluations (NFE)", ylabel=metric, xscale="log", yscale="log")
-            panel.set_xticks([5, 10, 20])
+    figure = Figure(figsize=(2.9 * len(everything) + 0.4, 2.7 * len(DRAWN) + 0.6), layout="constrained")
+    panels = figure.subplots(len(DRAWN), len(everything), squeeze=False)
+    for column, (target, results) in zip(panels.T, everything.items(), strict=True):
+        for panel, metric in zip(column, DRAWN, strict=True):
+            for side, style in SIDES.items():
+                if points := smallest(results, metric, side):
+                    panel.plot(list(points), list(points.values()), style, label=side, markersize=4)
+            panel.set(xscale="log", yscale="log", xticks=target.budgets)
             panel.xaxis.set_major_formatter(ScalarFormatter())
-            panel.xaxis.set_minor_formatter(NullFormatter())
-            panel.grid(alpha=0.3)
-        row[1].legend(fontsize=8, ncols=2 if len(metrics["energy distance"]) > 8 else 1)
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_minor_formatter(NullFormatter())
+            panel.tick_params(labelsize=8)
+            panel.grid(alpha=0.3, which="both")
+        column[0].set_title(target.title, fontsize=10)
+        column[-1].set_xlabel("network evaluations")
+    for metric, row in zip(DRAWN, panels, strict=True):
+        row[0].set_ylabel(metric)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
