@@ -18,6 +18,7 @@ Ou et al. (2024), arXiv:2406.03736; Hoogeboom et al. (2021), arXiv:2110.02037.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -77,34 +78,46 @@ def exact_nelbo(denoiser: TokenDenoiser, x0: Tensor, cond: Condition | None = No
 
 
 @torch.no_grad()
-def log_prob(denoiser: TokenDenoiser, x0: Tensor, cond: Condition | None = None, *, steps: int | None = None) -> Tensor:
+def log_prob(
+    denoiser: TokenDenoiser,
+    x0: Tensor,
+    cond: Condition | None = None,
+    *,
+    steps: int | Sequence[int | None] | None = None,
+) -> Tensor:
     """The log-probability with which ``TauLeaping(steps)`` draws a short sequence, exactly.
 
     Args:
         denoiser: the model.
         x0: clean tokens, int64 (B, L), L at most 10.
         cond: condition of B rows.
-        steps: N; None for one token at a time in a random order, which is N to infinity.
+        steps: N; None for one token at a time in a random order, which is N to infinity; or several of these.
 
     Returns:
-        (B,), nats per sequence, float64.
+        (B,), nats per sequence, float64; for several numbers of steps (len(steps), B).
     """
-    if steps is not None and steps < 1:
+    asked = steps if isinstance(steps, Sequence) else (steps,)
+    if any(n is not None and n < 1 for n in asked):
         raise InvalidArgument(f"steps must be at least 1, got {steps}")
     log_c, sets = conditionals(denoiser, x0, cond)
     length, count = x0.shape[1], len(sets)
     grows = (sets[:, None] <= sets).all(-1) & ~torch.eye(count, dtype=torch.bool, device=x0.device)
     moves = (log_c @ sets.to(log_c).T).exp() * grows  # (B, from, to); log_c is 0 for what is in "from"
-    rounds = log_c.new_zeros(len(x0), 1, count)
-    rounds[..., 0] = 1
-    total = log_c.new_zeros(len(x0))
-    for k in range(1, length + 1):
-        rounds = rounds @ moves
-        if steps is not None:
-            total += math.comb(steps, k) / steps**length * rounds[:, 0, -1]
+    reached = log_c.new_zeros(len(x0), 1, count)
+    reached[..., 0] = 1
+    sums = []  # M_k of the full set, k = 1 .. L
+    for _ in range(length):
+        reached = reached @ moves
+        sums.append(reached[:, 0, -1])
+    result = (log_c.new_tensor([round_weights(n, length) for n in asked]) @ torch.stack(sums)).log()
+    return result if isinstance(steps, Sequence) else result[0]
+
+
+def round_weights(steps: int | None, length: int) -> list[float]:
+    """(N choose k) N^-L for k = 1 .. L; for N to infinity, 1 / L! for k = L alone."""
     if steps is None:
-        total = rounds[:, 0, -1] / math.factorial(length)
-    return total.log()
+        return [0.0] * (length - 1) + [1 / math.factorial(length)]
+    return [math.comb(steps, k) / steps**length for k in range(1, length + 1)]
 
 
 def conditionals(denoiser: TokenDenoiser, x0: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
