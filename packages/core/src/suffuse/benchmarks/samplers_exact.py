@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
-from suffuse.errors import require
+from suffuse.errors import SamplingDiverged, require
 from suffuse.threads import one_thread
 
 if TYPE_CHECKING:
@@ -144,7 +144,13 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
             for entry in entries(denoiser, budget, target.grids, statistics, run.seed):
                 if entry.stochastic and entry.grid != "karras-open":
                     continue  # what draws noise is compared on one grid
-                x = entry.draw(judge.noise)
+                try:
+                    x = entry.draw(judge.noise)
+                except SamplingDiverged:
+                    x = judge.noise * float("nan")
+                if not torch.isfinite(x).all():
+                    run.note(f"{target.title}: {entry.method} diverges on grid {entry.grid!r} at {budget} evaluations.")
+                    continue
                 result = Scored(entry, judge.quality(x) if entry.stochastic else judge.errors(x))
                 if entry.method not in best or result.rank() < best[entry.method][0].rank():
                     best[entry.method] = (result, x)

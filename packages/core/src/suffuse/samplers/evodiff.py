@@ -12,7 +12,8 @@ in which g1, g2, r~, eta and zeta are bounded functions of inner products of the
 to lower the conditional variance of the step. As y_i and y_P share y_E, correcting is adding their difference.
 
 The published constants make the method first-order accurate; its gain is reported on image networks, and only on a
-log-SNR grid. Mixture targets do not show it: see the benchmark ``core/samplers-exact``.
+log-SNR grid. Mixture targets do not show it: see the benchmark ``core/samplers-exact``. Where the steps in log kappa
+become much smaller towards the end, as on the quadratic grid, fifty of them diverge; the authors' code does the same.
 "EVODiff: Entropy-aware Variance Optimized Diffusion Inference" (2025), arXiv:2509.26096.
 """
 
