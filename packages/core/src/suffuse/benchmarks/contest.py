@@ -6,7 +6,7 @@ differences are taken seed by seed, as all methods are given the same noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -62,6 +62,7 @@ def entries(
     grids: Sequence[str],
     statistics: GaussianStatistics | None = None,
     seed: int = 0,
+    methods: Collection[str] | None = None,
 ) -> Iterator[Entry]:
     """All methods with as many steps as the budget of evaluations allows; one step if it allows none.
 
@@ -71,6 +72,7 @@ def entries(
         grids: names of grids; ``"own"`` stands for the peers that choose their levels themselves.
         statistics: of the data, for teleported methods; None leaves them out.
         seed: of the noise that methods draw, and of the trajectories the jumps are fitted to.
+        methods: names of those that take part; default all.
     """
     schedule = denoiser.schedule
 
@@ -93,17 +95,20 @@ def entries(
 
         return Entry(peer.name, grid, peer.evaluations(steps), draw, peer.stochastic)
 
+    def wanted(name: str) -> bool:
+        return methods is None or name in methods
+
     for grid in grids:
         for peer in peers().values():
-            if (peer.own_levels is not None) is (grid == "own"):
+            if wanted(peer.name) and (peer.own_levels is not None) is (grid == "own"):
                 yield theirs(peer, grid)
         if grid == "own":
             continue
-        for name in SAMPLERS:
+        for name in filter(wanted, SAMPLERS):
             yield ours(name, within(budget, name, grid, schedule), grid)
         if statistics is None or grid != "karras-open":  # the best of the grids below a jump
             continue
-        for name in TELEPORTED:
+        for name in (name for name in TELEPORTED if wanted(f"teleport+{name}")):
             generator = torch.Generator(statistics.mean.device).manual_seed(seed)
             sampler = by_name(name, steps=budget, grid=grid)
             teleport = Teleport.fit(sampler, denoiser, statistics, samples=32, generator=generator)
