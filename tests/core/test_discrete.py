@@ -6,7 +6,9 @@ from itertools import product
 import pytest
 import torch
 
-from suffuse import Condition, hub
+from suffuse import Condition, hub, radd
+from suffuse.bench import Run
+from suffuse.benchmarks import radd as radd_benchmark
 from suffuse.discrete import (
     AbsorbingProcess,
     Characters,
@@ -393,6 +395,68 @@ def test_the_bundled_text_is_plain_and_its_parts_are_apart():
     pieces = [text.test[i : i + 80] for i in range(0, len(text.test) - 80, 80)]
     assert sum(piece in text.train for piece in pieces) / len(pieces) < 0.05
     assert plain("It's 2 o'clock;\n\nso?") == "it s o clock so"
+
+
+# --- recipe and benchmark ---------------------------------------------------------------------------------------
+
+
+def test_the_recipe_learns_a_text_and_fills_in_a_prompt(tmp_path):
+    (tmp_path / "text.txt").write_text("abab_" * 60, encoding="utf-8")
+    checkpoint = radd.train(
+        out=tmp_path / "model", text=tmp_path / "text.txt", length=10, steps=60, hidden=16, depth=1, lr=1e-2,
+        device="cpu", progress=False,
+    )  # fmt: skip
+    about = hub.read_config(checkpoint)["metadata"]
+    assert about["symbols"] == "_ab" and about["recipe"] == "core/radd" and about["hole"] not in "_ab"
+    (path,) = radd.sample(checkpoint, out=tmp_path / "new", n=3, prompt="ab" + about["hole"] + "b", device="cpu")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 and all(len(line) == 10 and line[:2] + line[3] == "abb" for line in lines)
+    again = radd.sample(checkpoint, out=tmp_path / "two", n=1, seed=2, prompt="ab" + about["hole"] + "b", device="cpu")
+    assert again[0].read_text(encoding="utf-8").splitlines() == lines[2:]
+    with pytest.raises(InvalidArgument, match="n: must be at least 1"):
+        radd.sample(checkpoint, out=tmp_path, n=0)
+    with pytest.raises(InvalidArgument, match="not a file"):
+        radd.train(text=tmp_path / "none.txt")
+
+
+def benchmark_of(name):
+    return radd_benchmark.function.__globals__[name]
+
+
+def test_the_judge_is_a_distribution_and_knows_its_text():
+    text = torch.randint(27, (5000,), generator=seeded()).clamp(max=3)
+    judge = benchmark_of("NGram")(text, 3)
+    grams = torch.tensor(list(product(range(27), repeat=3)))
+    assert float((-judge.nll(grams).sum(-1)).exp().sum()) == pytest.approx(1)
+    assert float(judge.nll(text[None]).mean()) < float(judge.nll(torch.randint(27, (1, 5000))).mean()) - 1
+
+
+def test_the_brackets_are_all_the_balanced_ones():
+    """Catalan's number of shapes, with a choice of two kinds for each pair."""
+    for pairs in (1, 2, 3):
+        assert len(benchmark_of("balanced")(pairs)) == math.comb(2 * pairs, pairs) // (pairs + 1) * 2**pairs
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_what_the_cache_saves(tmp_path, monkeypatch):
+    small = {"length": 32, "steps": 20, "batch_size": 8, "lr": 1e-2, "hidden": 16, "depth": 1}
+    for name, value in {"TRAINING": small, "SAMPLES": 8, "TIMED": 2, "BRACKETS": 10, "LENGTHS": (16, 32)}.items():
+        monkeypatch.setitem(benchmark_of(name), "full", value)
+    monkeypatch.setitem(benchmark_of("STEPS"), "full", (8, 64, 128))
+    run = Run(radd_benchmark, "full", 0, "cpu", tmp_path / "work", None, False, tmp_path / "report")
+    radd_benchmark(run)
+    value = {
+        (row.method, row.metric, row.setting.get("steps"), row.setting.get("length")): row.value for row in run.rows
+    }
+    assert value["radd, cached", "tokens that differ", 64, 16] == 0
+    for length in (16, 32):
+        expected = value["formula (reference)", "network calls", 128, length]
+        assert value["radd, cached", "network calls", 128, length] == pytest.approx(expected, rel=0.15)
+    assert value["trigram", "bits per character", None, 32] < value["unigram", "bits per character", None, 32]
+    kl = [row.value for row in run.rows if row.method.startswith("exact") and row.metric == "KL to the truth"]
+    assert kl == sorted(kl, reverse=True) and kl[-1] == pytest.approx(0, abs=1e-9)
+    assert ("autoregressive transformer", "bits per character", None, 32) in value
+    assert len(run.figures) == 1 and len(run.notes) == 3
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import suffuse
 from suffuse.errors import InvalidArgument, require
-from suffuse.recipes import Recipe, recipe
+from suffuse.recipes import recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -178,6 +178,3 @@ def train(
         progress=progress,
     )
     return out
-
-
-RECIPES: tuple[Recipe, ...] = (train,)
