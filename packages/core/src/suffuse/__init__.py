@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import bench as bench
     from . import data as data
     from . import discrete as discrete
+    from . import distillation as distillation
     from . import errors as errors
     from . import exact as exact
     from . import guidance as guidance
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from .denoiser import NetworkDenoiser as NetworkDenoiser
     from .denoiser import as_denoiser as as_denoiser
 
-_MODULES = ("analysis", "bench", "data", "discrete", "errors", "exact", "guidance", "hub", "metrics", "nets", "random")
-_MODULES += ("recipes", "samplers", "schedules", "training")  # type: ignore[assignment]
+_MODULES = ("analysis", "bench", "data", "discrete", "distillation", "errors", "exact", "guidance", "hub", "metrics")
+_MODULES += ("nets", "random", "recipes", "samplers", "schedules", "training")  # type: ignore[assignment]
 _NAMES = {
     "Condition": "condition",
     "Denoiser": "denoiser",

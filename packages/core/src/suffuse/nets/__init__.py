@@ -6,6 +6,7 @@ a function of the noise level, and returns the shape of x.
 
 from .conditioning import MapEncoder, NoiseEmbedding, TokenEncoder
 from .dit import DiT
+from .mlp import MLP
 from .unets import DiffusersUNet, MonaiUNet
 
-__all__ = ["DiT", "DiffusersUNet", "MapEncoder", "MonaiUNet", "NoiseEmbedding", "TokenEncoder"]
+__all__ = ["MLP", "DiT", "DiffusersUNet", "MapEncoder", "MonaiUNet", "NoiseEmbedding", "TokenEncoder"]

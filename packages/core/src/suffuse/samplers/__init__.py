@@ -11,6 +11,7 @@ from .ddim import DDIM, DDPM
 from .dpm_solver import DPMSolverPP
 from .edm import EDMHeun
 from .evodiff import EVODiff
+from .flow_map import FlowMapSampler
 from .grids import GRIDS, times
 from .inversion import invert
 from .langevin import PredictorCorrector
@@ -52,6 +53,7 @@ __all__ = [
     "EDMHeun",
     "EVODiff",
     "Euler",
+    "FlowMapSampler",
     "Heun",
     "Inpaint",
     "PredictorCorrector",

@@ -57,6 +57,7 @@ class Objective(Protocol):
         cond: Condition | None = None,
         generator: torch.Generator | None = None,
         weight: Tensor | None = None,
+        /,
     ) -> Tensor: ...
 
 
