@@ -319,6 +319,17 @@ def test_the_dtype_asked_for_is_kept(sampler):
 # --- particular solvers -----------------------------------------------------------------------------------------
 
 
+def test_the_order_falls_towards_the_clean_end():
+    """The last step knows one mean, the one before two; a run that stops above the clean end keeps its order."""
+    sampler, schedule = DPMSolverPP(8, order=3), VPLinear()
+
+    def weights(stop):
+        return [len(s.coefficients) - 2 for s in sampler.plan(sampler.levels(schedule, stop=stop), schedule)]
+
+    assert weights(0.0) == [1, 2, 3, 3, 3, 3, 2, 1]
+    assert weights(0.1) == [1, 2, 3, 3, 3, 3, 3, 3]
+
+
 def test_exponential_weights_are_the_integrals():
     """Constants and powers are integrated exactly: the weights of f(z) = z^k sum to its moment."""
     nodes, rate = [0.0, -0.7, -1.9], 1.3

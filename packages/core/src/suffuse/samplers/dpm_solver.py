@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ..errors import InvalidArgument
-from ..schedules import Level
-from .base import Coefficients, Noise, Sampler, combine
+from ..schedules import Level, Schedule
+from .base import Coefficients, Noise, Sampler, Stage, combine
 from .weights import exponential_weights
 
 __all__ = ["DPMSolverPP"]
@@ -33,7 +34,7 @@ __all__ = ["DPMSolverPP"]
 
 @dataclass(frozen=True)
 class DPMSolverPP(Sampler):
-    """DPM-Solver++ of order 1 to 3; one evaluation a step. The first steps and the last are of lower order.
+    """DPM-Solver++ of order 1 to 3; one evaluation a step. The first steps and the last two are of lower order.
 
     Args:
         order: 1, 2 or 3.
@@ -53,6 +54,14 @@ class DPMSolverPP(Sampler):
             raise InvalidArgument(f"eta must not be negative, got {self.eta}")
         if self.rule not in ("midpoint", "exact"):
             raise InvalidArgument(f"rule must be 'midpoint' or 'exact', got {self.rule!r}")
+
+    def plan(self, levels: Sequence[Level], schedule: Schedule) -> list[Stage]:
+        """The order falls to the first towards the clean end, as published for few steps."""
+        n, clean = len(levels) - 1, levels[-1].sigma == 0
+        return [
+            Stage(t.t, self.coefficients(t, s, levels[:i][::-1][: n - i - 1 if clean else i]), s)
+            for i, (t, s) in enumerate(pairwise(levels))
+        ]
 
     def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
         h = t.log_kappa - s.log_kappa

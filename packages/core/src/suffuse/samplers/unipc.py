@@ -17,15 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import InvalidArgument
-from ..schedules import Level
-from .base import Coefficients, Noise, Sampler, combine
+from ..schedules import Level, Schedule
+from .base import Coefficients, Noise, Sampler, Stage, combine
 
 __all__ = ["UniPC"]
 
@@ -51,18 +51,32 @@ class UniPC(Sampler):
         if self.variant not in ("bh1", "bh2"):
             raise InvalidArgument(f"variant must be 'bh1' or 'bh2', got {self.variant!r}")
 
+    def plan(self, levels: Sequence[Level], schedule: Schedule) -> list[Stage]:
+        """The order falls to the first towards the clean end, as published."""
+        n, clean = len(levels) - 1, levels[-1].sigma == 0
+        return [
+            Stage(t.t, self._coefficients(t, s, levels[:i][::-1], n - i if clean else self.order), s)
+            for i, (t, s) in enumerate(pairwise(levels))
+        ]
+
     def coefficients(self, t: Level, s: Level, past: Sequence[Level]) -> Coefficients:
-        """The factor of x and the weights of (D_t, D_past...): the last correction, carried on, and the prediction."""
+        return self._coefficients(t, s, past, self.order)
+
+    def _coefficients(self, t: Level, s: Level, past: Sequence[Level], left: int) -> Coefficients:
+        """The factor of x and the weights of (D_t, D_past...): the last correction, carried on, and the prediction.
+
+        ``left`` is the number of steps left, this one included, which bounds the order; one step ago it was one more.
+        """
         correct: list[float] = []
         if past and self.corrector and math.isfinite(past[0].log_kappa):
-            known = self._known(past[0], past[1:])
+            known = self._known(past[1:], left + 1)
             predicted, corrected = (self._weights(past[0], t, known, extra) for extra in (False, True))
             correct = [c - p for c, p in zip(corrected, [0.0, *predicted], strict=True)]
-        carry, predict = s.sigma / t.sigma, self._weights(t, s, self._known(t, past), False)
+        carry, predict = s.sigma / t.sigma, self._weights(t, s, self._known(past, left), False)
         return carry, *(carry * c + p for c, p in zip_longest(correct, predict, fillvalue=0.0))
 
-    def _known(self, t: Level, past: Sequence[Level]) -> list[Level]:
-        return [p for p in past[: self.order - 1] if math.isfinite(p.log_kappa)]
+    def _known(self, past: Sequence[Level], left: int) -> list[Level]:
+        return [p for p in past[: min(self.order, left) - 1] if math.isfinite(p.log_kappa)]
 
     def _weights(self, t: Level, s: Level, past: Sequence[Level], corrector: bool) -> list[float]:
         """Weights of (D_s if corrector, D_t, D_past...) in x_s."""
