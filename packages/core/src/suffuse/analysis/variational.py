@@ -93,6 +93,12 @@ def noise_range(schedule: Schedule, kappa: tuple[float, float] | None = None) ->
     return low, high
 
 
+def standard_normal(x: Tensor) -> GaussianStatistics:
+    """Mean 0 and variance 1 for each entry of samples like x (B, *event)."""
+    mean = torch.zeros(x.shape[1:], dtype=torch.float64)
+    return GaussianStatistics(mean, Covariance.diagonal(torch.ones(1, mean.numel(), dtype=torch.float64)))
+
+
 @torch.no_grad()
 def elbo(
     denoiser: Denoiser,
@@ -212,11 +218,8 @@ class _Batch:
         statistics: GaussianStatistics | None,
         generator: torch.Generator | None,
     ) -> None:
-        if statistics is None:
-            unit = torch.ones(1, x[0].numel(), dtype=torch.float64)
-            statistics = GaussianStatistics(torch.zeros_like(x[0], dtype=torch.float64), Covariance.diagonal(unit))
         self.denoiser, self.x, self.cond, self.generator = denoiser, x, cond, generator
-        self.gaussian = statistics.denoiser(denoiser.schedule).to(x.device)
+        self.gaussian = (statistics or standard_normal(x)).denoiser(denoiser.schedule).to(x.device)
         self.clean, self.dim = x.double(), x[0].numel()
 
     def noised(self, t: Scalar) -> Tensor:
