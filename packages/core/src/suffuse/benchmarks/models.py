@@ -149,8 +149,8 @@ def _present(folder: Path | None, name: str) -> Path:
 
 #: By short name; the first needs no data folder.
 MODELS: dict[str, Model] = {
-    "digits": Model("digits 8 x 8", _digits, ndim=2, patch=2, hidden=64, steps=(1000, 2000)),
-    "mnist": Model("MNIST", _mnist, ndim=2, patch=4, hidden=64, steps=(300, 1200)),
-    "ett": Model("ETT windows", _ett, ndim=1, patch=2, hidden=64, steps=(300, 2000)),
-    "fashion": Model("Fashion-MNIST", _fashion, ndim=2, patch=4, hidden=64, steps=(300, 1200)),
+    "digits": Model("digits 8 x 8", _digits, ndim=2, patch=2, hidden=64, steps=(1000, 1500)),
+    "mnist": Model("MNIST", _mnist, ndim=2, patch=4, hidden=64, steps=(300, 1000)),
+    "ett": Model("ETT windows", _ett, ndim=1, patch=2, hidden=64, steps=(300, 1500)),
+    "fashion": Model("Fashion-MNIST", _fashion, ndim=2, patch=4, hidden=64, steps=(300, 1000)),
 }

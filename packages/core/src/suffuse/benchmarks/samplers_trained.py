@@ -28,7 +28,7 @@ AUTO = ("deis-3", "teleport+deis-3", "diffusers/dpmpp-2m-default", "diffusers/dp
 BUDGETS = {"quick": (5, 10), "full": (5, 8, 10, 15, 20)}
 GRIDS = ("logsnr", "karras-open", "own")
 SEEDS = {"quick": 2, "full": 5}
-SAMPLES = {"quick": 64, "full": 24}
+SAMPLES = {"quick": 64, "full": 16}
 #: Lines of the figure.
 SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
 
