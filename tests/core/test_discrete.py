@@ -456,7 +456,8 @@ def test_the_benchmark_measures_what_the_cache_saves(tmp_path, monkeypatch):
     kl = [row.value for row in run.rows if row.method.startswith("exact") and row.metric == "KL to the truth"]
     assert kl == sorted(kl, reverse=True) and kl[-1] == pytest.approx(0, abs=1e-9)
     assert ("autoregressive transformer", "bits per character", None, 32) in value
-    assert len(run.figures) == 1 and len(run.notes) == 3
+    assert len(run.figures) == 1 and len(run.notes) == 5
+    assert all(f"Length {length}: the claim holds" in " ".join(run.notes) for length in (16, 32))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------

@@ -82,9 +82,12 @@ def radd(run: Run) -> None:
         bits["radd (bound)"] = lambda x: nelbo(
             denoiser, x.to(run.device), samples=8, generator=torch.Generator(run.device).manual_seed(run.seed)
         )
-        for length, (method, nll) in itertools.product(LENGTHS[run.profile], bits.items()):
-            value = float(nll(windows(held_out, length)).mean()) / math.log(2)
-            row(method=method, metric="bits per character", value=value, setting={"length": length})
+        for length in LENGTHS[run.profile]:
+            found = {method: float(nll(windows(held_out, length)).mean()) / math.log(2) for method, nll in bits.items()}
+            for method, value in found.items():
+                row(method=method, metric="bits per character", value=value, setting={"length": length})
+            listed = ", ".join(f"{method} {value:.2f}" for method, value in found.items())
+            run.note(f"Bits per character of held-out text of length {length}: {listed}.")
 
     def judged(method: str, x: Tensor, **setting: int) -> Tensor:
         nll = judge.nll(x.cpu()).mean(-1)
@@ -95,13 +98,13 @@ def radd(run: Run) -> None:
     for length in LENGTHS[run.profile]:
         with run.stage(f"sample, length {length}"):
             judged("held-out text (reference)", windows(held_out, length), length=length)
-            measured[length] = {}
+            measured[length], differ = {}, 0
             for steps in STEPS[run.profile]:
                 x, calls = draw(denoiser, (samples, length), steps, seeds(samples))
                 measured[length][steps] = calls, judged("radd, cached", x, length=length, steps=steps)
                 report_calls(row, steps, length, calls)
                 if steps in EVERY:
-                    compare(row, denoiser, steps, length, seeds(TIMED[run.profile]))
+                    differ += compare(row, denoiser, steps, length, seeds(TIMED[run.profile]))
             for method, sampler in (
                 ("radd, one by one", Ordered()),
                 ("radd, left to right", Ordered(order="left-to-right")),
@@ -110,7 +113,7 @@ def radd(run: Run) -> None:
             if not run.quick:
                 drawn = causal.sample((samples, length), seeds(samples))
                 judged("autoregressive transformer", drawn, length=length)
-        note_savings(run, length, measured[length])
+        note_savings(run, length, measured[length], differ)
     lines = alphabet.decode(draw(denoiser, (4, length), steps, seeds(4))[0])
     run.note("Samples: " + "; ".join(f"“{line}”" for line in lines) + ".")
     with run.stage("brackets"):
@@ -143,8 +146,8 @@ def report_calls(row: Callable[..., None], steps: int, length: int, calls: float
         row(method=method, metric="network calls", value=value, setting={"steps": steps, "length": length})
 
 
-def compare(row: Callable[..., None], denoiser: TokenDenoiser, steps: int, length: int, seeds: Sequence[Any]) -> None:
-    """The same few samples in both ways: the time of each, and how many tokens differ."""
+def compare(row: Callable[..., None], denoiser: TokenDenoiser, steps: int, length: int, seeds: Sequence[Any]) -> int:
+    """The same few samples in both ways: rows of the time of each, and of how many tokens differ, which is returned."""
     states = [seed.get_state() for seed in seeds]
     setting, samples = {"steps": steps, "length": length}, []
     for method, cache in (("radd, every step", False), ("radd, cached", True)):
@@ -155,26 +158,26 @@ def compare(row: Callable[..., None], denoiser: TokenDenoiser, steps: int, lengt
         row(method=method, metric="seconds", value=time.perf_counter() - start, setting=setting, unit="s")
     differ = int((samples[0] != samples[1]).sum())
     row(method="radd, cached", metric="tokens that differ", value=differ, setting=setting)
+    return differ
 
 
-def note_savings(run: Run, length: int, measured: Measured) -> None:
-    """Say from which number of steps on the perplexity is that of the finest grid, and what the cache saves there.
+def note_savings(run: Run, length: int, measured: Measured, differ: int) -> None:
+    """Say what the cache saves, and what the quality is at about as many calls as there are characters.
 
     Samples of different numbers of steps share their seeds, so the standard error is that of the paired difference.
     """
-    finest = max(measured)
-    gap, error = {}, {}
-    for steps, (_, nll) in measured.items():
-        difference = nll - measured[finest][1]
-        gap[steps], error[steps] = float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
-    enough = min(n for n in gap if all(abs(gap[m]) <= 2 * error[m] for m in gap if m >= n))
-    calls, saved = measured[enough][0], {steps: steps / calls for steps, (calls, _) in measured.items()}
-    half = min(steps for steps, factor in saved.items() if factor >= 2)
+    factor = {steps: steps / calls for steps, (calls, _) in measured.items()}
+    finest, near = max(measured), min(measured, key=lambda steps: abs(math.log(steps / length)))
+    fine, coarse = measured[finest][1], measured[near][1]
+    error = float((coarse - fine).std()) / math.sqrt(len(fine))
+    outcome = "holds" if max(factor.values()) >= 2 and not differ else "does not hold"
+    saved = ", ".join(f"{value:.3g} at {steps} steps" for steps, value in factor.items() if steps >= near)
     run.note(
-        f"Length {length}: from {enough} steps on the perplexity is that of {finest} steps within two standard errors "
-        f"({math.expm1(gap[enough]):+.1%}, error {error[enough]:.1%}); there {calls:.1f} calls do instead of {enough}, "
-        f"{saved[enough]:.3g} times fewer, and at {finest} steps {saved[finest]:.3g} times. Twice fewer is reached at "
-        f"{half} steps ({math.expm1(gap[half]):+.1%}, error {error[half]:.1%})."
+        f"Length {length}: the claim {outcome}: samples with and without the cache differ in {differ} tokens, so they "
+        f"have the same perplexity, and the factor of calls that are saved is {saved}. For about {length} calls, {near} "
+        f"steps with a call at each give perplexity {coarse.mean().exp():.3g}, and {finest} cached steps "
+        f"({measured[finest][0]:.1f} calls) {fine.mean().exp():.3g} (log ratio {float((coarse - fine).mean()):.3f}, "
+        f"standard error {error:.3f})."
     )
 
 
@@ -320,8 +323,8 @@ def plot(measured: dict[int, Measured], divergence: dict[str, list[float]]) -> F
         quality.plot(steps, perplexity, ":o", color=color, mfc="white", label=f"every step, length {length}")
         quality.plot(cached, perplexity, "-o", color=color, label=f"cached, length {length}")
     calls.plot(steps, steps, "k:", label="every step")
-    calls.yaxis.set_major_formatter(ScalarFormatter())
     calls.set(xlabel="steps N", ylabel="network calls per sample", xscale="log", yscale="log")
+    calls.yaxis.set_major_formatter(ScalarFormatter())
     quality.set(xlabel="network calls per sample", ylabel="perplexity of the samples", xscale="log")
     for (method, values), style in zip(divergence.items(), ("k--", "C2-o"), strict=True):
         law.plot(steps, values[:-1], style, label=method.removesuffix(" (reference)"))
@@ -330,7 +333,7 @@ def plot(measured: dict[int, Measured], divergence: dict[str, list[float]]) -> F
     for panel in (calls, quality, law):
         panel.xaxis.set_major_formatter(ScalarFormatter())
         panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.set_xticks([4, 16, 64, 256, 1024])
+        panel.set_xticks([2**i for i in range(3, 11)])
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     return figure
