@@ -174,8 +174,8 @@ def note_savings(run: Run, length: int, measured: Measured, differ: int) -> None
     saved = ", ".join(f"{value:.3g} at {steps} steps" for steps, value in factor.items() if steps >= near)
     run.note(
         f"Length {length}: the claim {outcome}: samples with and without the cache differ in {differ} tokens, so they "
-        f"have the same perplexity, and the factor of calls that are saved is {saved}. For about {length} calls, {near} "
-        f"steps with a call at each give perplexity {coarse.mean().exp():.3g}, and {finest} cached steps "
+        f"have the same perplexity, and the factor of calls that are saved is {saved}. For about {length} calls, "
+        f"{near} steps with a call at each give perplexity {coarse.mean().exp():.3g}, and {finest} cached steps "
         f"({measured[finest][0]:.1f} calls) {fine.mean().exp():.3g} (log ratio {float((coarse - fine).mean()):.3f}, "
         f"standard error {error:.3f})."
     )
