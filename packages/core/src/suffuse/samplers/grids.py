@@ -28,7 +28,6 @@ __all__ = ["GRIDS", "times"]
 #: Grids in kappa treat what is above alike: x is noise there and the posterior mean the data's mean, to a percent. A
 #: rectified flow starts at infinity, a cosine schedule at a thousand, and neither is worth a second evaluation.
 KAPPA_MAX = 80.0
-T_MAX = 0.999
 
 
 def _log_snr(schedule: Schedule, start: float, stop: float, points: int) -> list[float]:
