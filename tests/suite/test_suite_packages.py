@@ -159,7 +159,8 @@ def test_test_files_have_unique_names():
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.S | re.M)
 EXAMPLES = [block for path in ROOT.glob("packages/*/README.md") for block in BLOCK.findall(path.read_text("utf-8"))]
-DOCUMENTS = [path for path in [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md"))] if path.exists()]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("packages/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [path for path in PAGES if path.exists()]
 
 
 def test_the_readme_shows_the_example_of_every_domain():
@@ -172,8 +173,8 @@ def test_the_readme_shows_the_example_of_every_domain():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_code_in_readmes_runs(path, tmp_path):
-    """Each Python block of each README runs on its own, in an empty folder; data sets are made and kept there too."""
+def test_code_in_documents_runs(path, tmp_path):
+    """Each Python block of each README and page runs on its own, in an empty folder; data sets are made and kept there too."""
     blocks = BLOCK.findall(path.read_text(encoding="utf-8"))
     assert blocks
     if path == ROOT / "README.md":  # it shows the examples of the packages, which run with them
