@@ -75,6 +75,8 @@ TARGETS = {
 SEEDS = {"quick": 3, "full": 5}
 #: Draws that the statistics of a teleport are taken from, and the floor of quality.
 DRAWS = 4000
+#: Numbers of evaluations at which distances between distributions are shown too; beyond, they are at their floor.
+QUALITY = (5, 10)
 #: Metrics of the figure, and its lines.
 DRAWN = ("rms error", "median error")
 SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
@@ -165,7 +167,9 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
                 if entry.method not in best or result.rank() < best[entry.method][0].rank():
                     best[entry.method] = (result, x)
             for result, x in best.values():
-                result.scores.update(judge.quality(x) | judge.closed_form(result.entry))
+                if budget in QUALITY:
+                    result.scores.update(judge.quality(x))
+                result.scores.update(judge.closed_form(result.entry))
                 report(run, target, result.entry.method, {"nfe": budget, "grid": result.entry.grid}, result.scores)
             everything[budget] = [result for result, _ in best.values()]
     return everything
