@@ -9,7 +9,7 @@ from suffuse import Condition  # noqa: E402
 from suffuse.errors import InvalidArgument  # noqa: E402
 from suffuse.guidance import ClassifierFree  # noqa: E402
 from suffuse.interop.diffusers import DiffusersDenoiser, SuffuseScheduler, schedule_of  # noqa: E402
-from suffuse.samplers import DDIM, SAMPLERS, by_name  # noqa: E402
+from suffuse.samplers import DDIM, DDPM, SAMPLERS, by_name  # noqa: E402
 from suffuse.schedules import DiscreteBetas, RectifiedFlow  # noqa: E402
 
 
@@ -81,6 +81,64 @@ def test_every_sampler_runs_in_a_pipeline_and_gives_our_own_samples(unet, sample
     ours = by_name(sampler, steps=4, grid="logsnr")(denoiser, x=x, generator=generator)
     ours = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     torch.testing.assert_close(torch.as_tensor(images), ours, rtol=1e-2, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A model that also learned a variance."""
+    torch.manual_seed(0)
+    return diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=2, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).eval()  # fmt: skip
+
+
+def test_a_learned_variance_is_that_of_diffusers(wide):
+    """One ancestral step of the thousand, from the same noise."""
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    x, k = torch.randn(2, 1, 8, 8), 499
+    with torch.no_grad():
+        expected = scheduler.step(wide(x, k).sample, k, x, generator=torch.Generator().manual_seed(0)).prev_sample
+    denoiser = DiffusersDenoiser(wide, scheduler)
+    t, s = (k + 1) / 1000, k / 1000
+    ours = DDPM(1, "time", variance="learned")(
+        denoiser, x=x, start=t, stop=s, generator=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    mean, _ = denoiser.with_variance(x, t)
+    torch.testing.assert_close(denoiser(x, t), mean)
+
+
+def test_a_pipeline_samples_with_a_learned_variance(wide):
+    scheduler = SuffuseScheduler(sampler="ddpm", sampler_options={"variance": "learned"})
+    scheduler.set_timesteps(4)
+    generator, x = torch.Generator().manual_seed(0), torch.randn(2, 1, 8, 8)
+    denoiser = DiffusersDenoiser(wide, diffusers.DDPMScheduler(variance_type="learned_range"))
+    ours = DDPM(4, variance="learned")(denoiser, x=x, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for k in scheduler.timesteps:
+            x = scheduler.step(wide(x, k).sample, k, x, generator=generator).prev_sample
+    torch.testing.assert_close(x, ours, rtol=1e-3, atol=1e-3)
+
+
+def test_channels_that_do_not_fit_are_an_error(unet, wide):
+    class Odd(torch.nn.Module):
+        def forward(self, x, timestep):
+            return type("Output", (), {"sample": x.repeat(1, 3, 1, 1)})
+
+    x = torch.randn(1, 1, 8, 8)
+    for model, variance_type, message in (
+        (Odd(), "fixed_small", "returned 3 channels for 1"),
+        (unet, "learned_range", "needs a model with 2 output channels, this has 1"),
+    ):
+        denoiser = DiffusersDenoiser(model, diffusers.DDPMScheduler(variance_type=variance_type))
+        with pytest.raises(InvalidArgument, match=message):
+            denoiser(x, 0.5)
+    for variance_type in ("fixed_small", "learned"):
+        denoiser = DiffusersDenoiser(wide, diffusers.DDPMScheduler(variance_type=variance_type))
+        assert denoiser(x, 0.5).shape == x.shape
+        with pytest.raises(InvalidArgument, match=f"variance_type is '{variance_type}'"):
+            denoiser.with_variance(x, 0.5)
 
 
 def test_the_scheduler_survives_saving_and_reads_other_configurations(tmp_path):

@@ -73,6 +73,9 @@ class DiffusersDenoiser(Denoiser):
 
     The tokens of a condition become ``encoder_hidden_states``, side by side. Give text models their empty prompt as the
     condition's null value, which is what they were trained with.
+
+    A model with twice the channels has learned the variance of reverse steps in the second half. It is left out, except
+    with a scheduler of ``variance_type="learned_range"``, where ``DDPM(variance="learned")`` samples with it.
     """
 
     def __init__(self, model: nn.Module, scheduler: Any, prediction_type: str | None = None) -> None:
@@ -85,13 +88,48 @@ class DiffusersDenoiser(Denoiser):
             raise InvalidArgument(f"prediction_type must be one of {PREDICTION_TYPES}, got {chosen!r}")
         self.model, self.prediction_type = model, chosen
         self.train_timesteps = int(config.get("num_train_timesteps", 1000))
+        self.variance_type: str | None = config.get("variance_type")
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
+        output, _ = self._output(x, t, cond)
+        return to_mean(output, x, self.schedule, t, self.prediction_type)
+
+    def with_variance(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> tuple[Tensor, Tensor]:
+        if self.variance_type != "learned_range":
+            raise InvalidArgument(
+                f"the scheduler's variance_type is {self.variance_type!r}; a learned variance is read where it is "
+                f"'learned_range', as a fraction between the two fixed ones"
+            )
+        output, rest = self._output(x, t, cond)
+        return to_mean(output, x, self.schedule, t, self.prediction_type), (rest + 1) / 2
+
+    def _output(self, x: Tensor, t: Scalar, cond: Condition | None) -> tuple[Tensor, Tensor]:
+        """The model's prediction, and the channels behind it."""
         options: dict[str, Any] = {}
         if cond is not None and cond.tokens:
             options["encoder_hidden_states"] = torch.cat(list(cond.tokens.values()), dim=1).to(x.dtype)
         output = self.model(x, timestep_of(self.schedule, self.train_timesteps, t, x), **options).sample
-        return to_mean(output[:, : x.shape[1]], x, self.schedule, t, self.prediction_type)  # the rest: learned variance
+        return split_variance(output, x, self.variance_type)
+
+
+def split_variance(output: Tensor, x: Tensor, variance_type: str | None) -> tuple[Tensor, Tensor]:
+    """The channels of x, and those behind them: none, or as many.
+
+    Raises:
+        InvalidArgument: when there are others, or none where ``variance_type`` says that a variance was learned.
+    """
+    channels, given = x.shape[1], output.shape[1]
+    if given not in (channels, 2 * channels):
+        raise InvalidArgument(
+            f"the model returned {given} channels for {channels}; it must return as many, or twice as many where it "
+            f"also learned the variance"
+        )
+    if given == channels and variance_type in ("learned", "learned_range"):
+        raise InvalidArgument(
+            f"the scheduler's variance_type={variance_type!r} needs a model with {2 * channels} output channels, this "
+            f"has {given}; set variance_type to 'fixed_small'"
+        )
+    return output[:, :channels], output[:, channels:]
 
 
 def timestep_of(schedule: Schedule, count: int, t: Scalar, x: Tensor) -> Tensor:
@@ -162,7 +200,8 @@ class SuffuseScheduler(SchedulerMixin, ConfigMixin):
         self._times = times
         self.timesteps = timestep_of(self.schedule, config["num_train_timesteps"], torch.tensor(times), x)
         self.sigmas = torch.tensor([*(self.schedule.kappa(t) for t in times), 0.0], dtype=torch.float32)
-        self._position, self._state = 0, None
+        self._position = 0
+        self._state: Any = None
         self.step_index: int | None = None
         self.begin_index: int | None = None
 
@@ -191,7 +230,11 @@ class SuffuseScheduler(SchedulerMixin, ConfigMixin):
         index = self.step_index
         t = self._times[index]
         x = sample.float()
-        mean = to_mean(model_output.float(), x, self.schedule, t, self.config["prediction_type"])
+        learned = getattr(self._sampler, "variance", None) == "learned"
+        output, rest = split_variance(model_output.float(), x, "learned_range" if learned else None)
+        mean = to_mean(output, x, self.schedule, t, self.config["prediction_type"])
+        if learned:
+            self._state = (rest + 1) / 2
 
         def noise() -> Tensor:
             return randn(x.shape, generator, x.device, x.dtype)
