@@ -1,6 +1,7 @@
 """Training: the objective's minimiser, resumption to the bit, and runs that stop with a reason."""
 
 import csv
+import math
 
 import pytest
 import torch
@@ -12,7 +13,16 @@ from suffuse.errors import CheckpointError, InvalidArgument, SuffuseError, Train
 from suffuse.exact import GaussianDenoiser
 from suffuse.nets import DiT
 from suffuse.schedules import EDM, RectifiedFlow, VPCosine, VPLinear
-from suffuse.training import EMA, DenoisingObjective, FokkerPlanck, LogitNormalTime, LogNormalKappa, UniformTime, fit
+from suffuse.training import (
+    EMA,
+    DenoisingObjective,
+    FokkerPlanck,
+    LogitNormalTime,
+    LogNormalKappa,
+    UniformLogSNR,
+    UniformTime,
+    fit,
+)
 from suffuse.training.state import read_state, write_state
 
 
@@ -45,20 +55,28 @@ class Rows(Dataset):
 
 
 @pytest.mark.parametrize("schedule", [VPLinear(), EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("time", [UniformTime(), LogitNormalTime(), LogNormalKappa()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "time",
+    [UniformTime(), LogitNormalTime(), LogNormalKappa(), UniformLogSNR((0.01, 50.0))],
+    ids=lambda s: type(s).__name__,
+)
 def test_times_are_stratified_and_in_range(time, schedule):
     t = time(schedule, 512, torch.Generator().manual_seed(0))
     assert t.shape == (512,)
     assert schedule.t_min <= float(t.min()) <= float(t.max()) <= 1
     if isinstance(time, UniformTime):
         assert torch.bincount((t * 512).long().clamp(max=511), minlength=512).max() <= 2
+    if isinstance(time, UniformLogSNR):
+        log_kappa = schedule.log_kappa(t)
+        assert float(log_kappa.min()) == pytest.approx(math.log(0.02), abs=0.03)
+        assert float(log_kappa.mean()) == pytest.approx(math.log(0.02 * 50) / 2, abs=0.02)
     if isinstance(time, LogNormalKappa) and isinstance(schedule, EDM):
         log_kappa = schedule.log_kappa(t)
         assert float(log_kappa.mean()) == pytest.approx(-1.2, abs=0.02)
         assert float(log_kappa.std()) == pytest.approx(1.2, abs=0.03)
 
 
-@pytest.mark.parametrize("weighting", ["sample", "min_snr"])
+@pytest.mark.parametrize("weighting", ["sample", "epsilon", "flow", "elbo", "min_snr"])
 def test_the_exact_denoiser_minimises_the_objective(weighting):
     exact = GaussianDenoiser(torch.zeros(3), torch.tensor([0.5, 1.0, 2.0]), VPLinear())
     x0 = exact.sample(4000, torch.Generator().manual_seed(0)).float()

@@ -12,6 +12,7 @@ from suffuse.analysis import GaussianStatistics, bits_per_dim, discrete_elbo, el
 from suffuse.analysis.variational import log_bins, noise_range, step_kl
 from suffuse.errors import InvalidArgument, SuffuseError
 from suffuse.exact import Covariance, GaussianDenoiser, MixtureDenoiser
+from suffuse.nets import DiT
 from suffuse.samplers import DDPM
 from suffuse.schedules import EDM, DiscreteBetas, RectifiedFlow, VPCosine, VPLinear
 from suffuse.training import DenoisingObjective, UniformLogSNR, UniformTime
@@ -269,6 +270,19 @@ def test_learning_the_variance_does_not_move_the_mean():
     torch.testing.assert_close(gradients[0][:3], gradients[1][:3])
     assert bool((gradients[0][3:] == 0).all())
     assert bool((gradients[1][3:] != 0).any())
+
+
+def test_images_learn_a_variance_with_twice_the_channels():
+    torch.manual_seed(0)
+    denoiser = NetworkDenoiser(
+        DiT(1, 2, ndim=2, hidden=16, depth=1, heads=2, out_channels=2), VPCosine(), learn_variance=True
+    )
+    x = torch.randn(3, 1, 4, 4, generator=seeded())
+    DenoisingObjective()(denoiser, x, None, seeded()).backward()
+    mean, fraction = denoiser.with_variance(x, 0.5)
+    assert mean.shape == fraction.shape == x.shape
+    assert bool((fraction == 0.5).all())  # halfway, before training
+    assert DDPM(3, variance="learned")(denoiser, (3, 1, 4, 4), generator=seeded()).shape == x.shape
 
 
 @pytest.mark.parametrize(("fraction", "fixed"), [(0.0, "small"), (1.0, "large")])

@@ -79,6 +79,7 @@ class DiT(nn.Module):
         heads: attention heads.
         tokens: name -> width of the condition tokens it attends to.
         maps: name -> channels of the condition maps, which are stacked onto the input.
+        out_channels: channels of the output; default as x. Twice as many for ``NetworkDenoiser(learn_variance=True)``.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class DiT(nn.Module):
         heads: int = 4,
         tokens: Mapping[str, int] | None = None,
         maps: Mapping[str, int] | None = None,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         if ndim not in (1, 2, 3):
@@ -98,6 +100,7 @@ class DiT(nn.Module):
         if hidden % heads or hidden % (2 * ndim):
             raise InvalidArgument(f"hidden={hidden} must be a multiple of heads={heads} and of 2 ndim = {2 * ndim}")
         self.in_channels, self.patch_size, self.ndim, self.hidden = in_channels, patch_size, ndim, hidden
+        self.out_channels = out_channels or in_channels
         self.maps = MapEncoder(maps or {})
         self.tokens = TokenEncoder(tokens, hidden) if tokens else None
         self.noise = NoiseEmbedding(hidden)
@@ -105,7 +108,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(hidden, heads, cross=bool(tokens)) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.modulation = nn.Linear(hidden, 2 * hidden)
-        self.head = nn.Linear(hidden, in_channels * patch_size**ndim)
+        self.head = nn.Linear(hidden, self.out_channels * patch_size**ndim)
         for layer in (self.modulation, self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -149,11 +152,11 @@ class DiT(nn.Module):
     def _unpatchify(self, h: Tensor, grid: tuple[int, ...]) -> Tensor:
         """The inverse of ``_patchify``."""
         nd = self.ndim
-        h = h.reshape(len(h), *grid, self.in_channels, *(self.patch_size,) * nd)
+        h = h.reshape(len(h), *grid, self.out_channels, *(self.patch_size,) * nd)
         order = [0, 1 + nd]
         for axis in range(nd):
             order += [1 + axis, 2 + nd + axis]
-        return h.permute(order).reshape(len(h), self.in_channels, *(n * self.patch_size for n in grid))
+        return h.permute(order).reshape(len(h), self.out_channels, *(n * self.patch_size for n in grid))
 
 
 def positions(grid: tuple[int, ...], dim: int, device: torch.device) -> Tensor:
