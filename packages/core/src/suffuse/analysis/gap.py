@@ -22,7 +22,7 @@ from torch import Tensor
 from ..condition import Condition
 from ..denoiser import Denoiser
 from ..errors import InvalidArgument, require
-from ..samplers import DPMSolverPP, Heun
+from ..samplers import DPMSolverPP
 
 __all__ = ["Gap", "ode_sde_gap", "wasserstein"]
 
@@ -93,7 +93,7 @@ def ode_sde_gap(
     cond: Condition | None = None,
     generator: torch.Generator | None = None,
 ) -> Gap:
-    """Sample a model by its ODE (Heun) and by its SDE (the second-order solver of DPM-Solver++), and compare.
+    """Sample a model by its ODE and by its SDE, with the second-order solver of DPM-Solver++ for each, and compare.
 
     Args:
         denoiser: exact or trained.
@@ -104,8 +104,9 @@ def ode_sde_gap(
         cond: condition of B rows.
         generator: of the noise.
     """
-    ode, again = (Heun(steps)(denoiser, shape, cond=cond, generator=generator) for _ in range(2))
-    sde = DPMSolverPP(steps, eta=1.0)(denoiser, shape, cond=cond, generator=generator)
+    ode, again, sde = (
+        DPMSolverPP(steps, eta=eta)(denoiser, shape, cond=cond, generator=generator) for eta in (0.0, 0.0, 1.0)
+    )
     return Gap(
         ode_sde=wasserstein(ode, sde, cell),
         floor=wasserstein(ode, again, cell),

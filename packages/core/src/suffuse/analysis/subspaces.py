@@ -58,13 +58,13 @@ def k_subspaces(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """U maximising sum_i max_k |U_k^T x_i|^2: samples go to their nearest subspace, subspaces to the leading singular
-    vectors of their samples, and so on. (K, d, rank) float64, the best of some random starts.
+    vectors of their samples, and so on. (K, d, rank) float64, the best of some starts.
 
     Args:
         x: (N, d), as it is: the subspaces go through the origin.
         k: number of subspaces; 1 is principal component analysis without centring.
         rank: dimension of each.
-        restarts: random starts; one is enough for k = 1.
+        restarts: starts, each from k random samples and the nearest to each in angle; one is enough for k = 1.
         iterations: at most so many rounds a start.
         generator: of the starts.
     """
@@ -73,8 +73,7 @@ def k_subspaces(
     x = x.double()
     best, found = -1.0, x.new_zeros(k, x.shape[1], rank)
     for _ in range(restarts if k > 1 else 1):
-        bases = torch.linalg.qr(randn((k, x.shape[1], rank), generator, x.device, x.dtype)).Q
-        labels = None
+        bases, labels = _start(x, k, rank, generator), None
         for _ in range(iterations):
             new = _projections(x, bases).argmax(1)
             if labels is not None and torch.equal(new, labels):
@@ -84,6 +83,14 @@ def k_subspaces(
         if (total := _captured(x, bases)) > best:
             best, found = total, bases
     return found
+
+
+def _start(x: Tensor, k: int, rank: int, generator: torch.Generator | None) -> Tensor:
+    """Subspaces through k random samples and those nearest to each in angle, which tend to lie on the same one."""
+    seeds = x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
+    near = ((seeds @ x.T).abs() / x.norm(dim=1)).topk(min(rank, len(x)), dim=1).indices
+    spare = torch.linalg.qr(randn((k, x.shape[1], rank), generator, x.device, x.dtype)).Q
+    return torch.stack([_leading(x[near[j]], spare[j]) for j in range(k)])
 
 
 def _captured(x: Tensor, bases: Tensor) -> float:
@@ -125,14 +132,14 @@ def train_subspaces(
         k, rank: number and dimension of the subspaces.
         schedule: of the denoiser.
         noise_std: assumed off the subspaces.
-        restarts: random starts, of which the one that captures most of x is returned; one is enough for k = 1.
+        restarts: starts, as in ``k_subspaces``; the one that captures most of x is returned.
         steps, batch_size, lr: of Adam; the rate falls to zero along a cosine.
         generator: of starts, batches, times and noise.
     """
     x = x.double()
     runs = []
     for _ in range(restarts if k > 1 else 1):
-        free = torch.linalg.qr(randn((k, x.shape[1], rank), generator, x.device, x.dtype)).Q.clone().requires_grad_()
+        free = _start(x, k, rank, generator).requires_grad_()
         adam = torch.optim.Adam([free], lr=lr)
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         for _ in range(steps):

@@ -35,7 +35,7 @@ CLASSICAL = "Levina-Bickel, 2000 samples"
 class Manifold:
     """Data of known dimension: what denoises them, and clean samples (N, *event)."""
 
-    name: str
+    kind: str
     dimension: int
     denoiser: Denoiser
     samples: Tensor
@@ -62,7 +62,7 @@ def intrinsic_dimension(run: Run) -> None:
     import torch
 
     points = POINTS[run.profile]
-    errors: dict[tuple[str, str], float] = {}
+    errors: dict[tuple[str, str, int], float] = {}
     with run.stage("known manifolds"):
         for manifold in [*known(run.seed), *sphere(run)]:
             x = manifold.samples[:points]
@@ -72,21 +72,26 @@ def intrinsic_dimension(run: Run) -> None:
                 estimates[CLASSICAL] = levina_bickel(manifold.samples[:SAMPLES]).expand(1)
             for method, values in estimates.items():
                 error = float((values.double() / manifold.dimension - 1).abs().mean())
-                errors[method, manifold.name] = error
+                errors[method, manifold.kind, manifold.dimension] = error
                 run.row(
-                    dataset=manifold.name,
+                    dataset=manifold.kind,
                     method=method,
                     setting={"dimension": manifold.dimension, "kappa": manifold.kappa},
                     metric="relative error",
                     value=error,
                     better="lower",
                 )
-    exact = {name for _, name in errors if not name.startswith("sphere")}
+    exact = {(kind, dimension) for _, kind, dimension in errors if not kind.startswith("sphere")}
     for method in (*METHODS, CLASSICAL):
-        within = sum(errors[method, name] <= 0.1 for name in exact)
-        run.note(f"{method}: within 10% on {within} of {len(exact)} known manifolds.")
-    holds = all(errors["normal bundle", name] <= 0.1 for name in exact)
-    run.note(f"The claim {'holds' if holds else 'does not hold on all'} for exact denoisers.")
+        within = sum(errors[method, kind, dimension] <= 0.1 for kind, dimension in exact)
+        run.note(f"{method}: within 10% on {within} of {len(exact)} known manifolds with exact denoisers.")
+    learned = {method: errors[method, "sphere, network", 2] for method in METHODS}
+    holds = all(errors["normal bundle", kind, dimension] <= 0.1 for kind, dimension in exact)
+    run.note(
+        f"The claim {'holds' if holds else 'does not hold on all'} for exact denoisers. On the network that is trained "
+        f"on 2000 samples of a sphere the errors are "
+        f"{', '.join(f'{value:.0%} ({method})' for method, value in learned.items())}."
+    )
     panels = scales(run)
     run.figure(
         "curves",
@@ -110,14 +115,14 @@ def known(seed: int) -> list[Manifold]:
         bases = torch.linalg.qr(torch.randn(5, DIM, r, generator=g, dtype=torch.float64)).Q
         spectrum = torch.linspace(2, 0.5, r, dtype=torch.float64).expand(5, -1)
         flat = GaussianDenoiser(torch.ones(DIM), Covariance.low_rank(bases[:1], spectrum[:1], 1e-6), EDM())
-        made.append(Manifold(f"Gaussian of rank {r}", r, flat, flat.sample(SAMPLES, g)))
+        made.append(Manifold("Gaussian", r, flat, flat.sample(SAMPLES, g)))
         means = 2 * torch.randn(5, DIM, generator=g, dtype=torch.float64)
         mixed = MixtureDenoiser(torch.ones(5), means, Covariance.low_rank(bases, spectrum, 1e-6), EDM())
-        made.append(Manifold(f"5 Gaussians of rank {r}", r, mixed, mixed.sample(SAMPLES, g)))
+        made.append(Manifold("5 Gaussians apart", r, mixed, mixed.sample(SAMPLES, g)))
         crossing = subspace_mixture(bases, EDM(), noise_std=1e-3)
-        made.append(Manifold(f"5 subspaces of dimension {r}", r, crossing, crossing.sample(SAMPLES, g)))
+        made.append(Manifold("5 subspaces through one point", r, crossing, crossing.sample(SAMPLES, g)))
         curved, x = torus(r, DIM, SAMPLES, g)
-        made.append(Manifold(f"torus of dimension {r}", r, curved, x))
+        made.append(Manifold("flat torus", r, curved, x))
     return made
 
 
@@ -276,17 +281,19 @@ def scales(run: Run) -> list[Panel]:
 def draw(panels: list[Panel]) -> Figure:
     """One panel a data set, both axes logarithmic."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
     figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=False), panels, strict=True):
+    for axes, panel in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for method, (kappas, values) in panel.curves.items():
-            axes.plot(kappas, [max(v, 0.3) for v in values], marker="o", markersize=4, label=method)
+            axes.plot(kappas, values, marker="o", markersize=4, label=method)
         axes.axhline(panel.classical, color="C3", linestyle="--", linewidth=1, label="Levina-Bickel")
         if panel.dimension is not None:
             axes.axhline(panel.dimension, color="black", linestyle=":", linewidth=1, label="truth")
         axes.set(title=panel.title, xlabel="noise level sigma / alpha", ylabel="dimension", xscale="log", yscale="log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set(ylim=(0.5, 80), yticks=(1, 2, 5, 10, 20, 50))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     return figure
