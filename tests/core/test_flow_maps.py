@@ -202,10 +202,10 @@ def test_weights_and_powers_enter_the_loss():
     flow_map, x0 = network(), torch.randn(8, 3, dtype=torch.float64)
     plain = FlowMapObjective()(flow_map, x0, None, seeded())
     half = FlowMapObjective()(flow_map, x0, None, seeded(), torch.full((8, 3), 0.5))
-    assert float(half) == pytest.approx(0.5 * float(plain))
+    assert half.item() == pytest.approx(0.5 * plain.item())
     for scale in (1.0, 10.0):  # with p = 1 every error counts alike, as long as it is not tiny
         loss = FlowMapObjective(power=1.0)(Bent(flow_map, scale), x0, None, seeded())
-        assert 0.8 < float(loss) < 1
+        assert 0.8 < loss.item() < 1
 
 
 # --- training and sampling --------------------------------------------------------------------------------------

@@ -118,12 +118,7 @@ class Rescheduled(Denoiser):
             time = inner.t_of_log_kappa(self.schedule.log_kappa(t))
         here, there = self.schedule.level(t, like=x), inner.level(time, like=x)
         # equal to alpha_A / alpha_B and to sigma_A / sigma_B, and finite where either of them vanishes
-        return self.denoiser(x * (_norm(there) / _norm(here)), time, cond)
-
-
-def _norm(level: Level) -> Any:
-    """(alpha^2 + sigma^2)^(1/2)."""
-    return (level.alpha**2 + level.sigma**2) ** 0.5
+        return self.denoiser(x * (input_scale(here, 1.0) / input_scale(there, 1.0)), time, cond)
 
 
 class FunctionDenoiser(Denoiser):

@@ -131,7 +131,8 @@ def elbo(
     bottom, span = math.log(low), math.log(high / low)
     excess = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for k in range(samples):
-        jitter = torch.rand(len(x), generator=generator, device=x.device, dtype=torch.float64)
+        where = x.device if generator is None else generator.device
+        jitter = torch.rand(len(x), generator=generator, device=where, dtype=torch.float64).to(x.device)
         t = schedule.t_of_log_kappa(bottom + span * (k + jitter) / samples)
         excess += batch.excess(t) / schedule.kappa(t) ** 2 / samples
     t_low, t_high = schedule.t_of_kappa(low), schedule.t_of_kappa(high)
@@ -254,7 +255,7 @@ class _Batch:
             entropy = self.dim / 2 * math.log(2 * math.pi * kappa**2)
             return (self.expected(t) + self.excess(t)) / (2 * kappa**2) + entropy
         mean = self.denoiser(self.noised(t), t, self.cond)
-        return -log_bins(self.clean.flatten(1), mean.flatten(1).double(), kappa, values.double()).sum(1)
+        return -log_bins(self.clean.flatten(1), mean.flatten(1).double(), kappa, values.to(self.clean)).sum(1)
 
     def excess(self, t: Scalar) -> Tensor:
         """A sample of |x - D|^2, less that of the Gaussian's denoiser at the same noise: (B,)."""

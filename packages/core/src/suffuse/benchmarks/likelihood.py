@@ -176,7 +176,7 @@ def score(run: Run, denoiser: NetworkDenoiser, train: Tensor, test: Tensor, labe
     from suffuse.analysis import GaussianStatistics, bits_per_dim, discrete_elbo, elbo, log_likelihood
 
     x, statistics = test.to(run.device), GaussianStatistics.fit(train, variance=1.0)
-    options: dict[str, Any] = {"statistics": statistics, "generator": torch.Generator().manual_seed(run.seed)}
+    options: dict[str, Any] = {"statistics": statistics, "generator": torch.Generator(run.device).manual_seed(run.seed)}
     nats = {
         "Gaussian": -statistics.denoiser(denoiser.schedule).log_prob(test, 0.0),
         "Gaussian per class": -per_class(train, labels, statistics).log_prob(test, 0.0),
@@ -184,7 +184,7 @@ def score(run: Run, denoiser: NetworkDenoiser, train: Tensor, test: Tensor, labe
         "network, ELBO": elbo(denoiser, x, samples=40, **options).total,
     }
     for variance in ("small", "large", "learned"):
-        options["generator"] = torch.Generator().manual_seed(run.seed)
+        options["generator"] = torch.Generator(run.device).manual_seed(run.seed)
         bound = discrete_elbo(denoiser, x, steps=50, grid="logsnr", variance=variance, **options)
         nats[variance] = bound.total
     bits = {}

@@ -122,7 +122,7 @@ class FlowMapObjective:
         if self.teacher is None:
             return flow_map.average(y, tau, tau, cond)
         schedule = flow_map.schedule
-        t = schedule.t_of_log_kappa(tau.double().logit())
+        t = schedule.t_of_log_kappa(tau.logit())
         level = schedule.level(t, like=y)
         teacher = self.teacher.to(y.device).with_schedule(schedule)
         return (y - teacher(y * (level.alpha + level.sigma), t, cond)) / like(tau, y)
