@@ -90,10 +90,9 @@ def test_scores_are_explained_better_than_means_where_noise_prevails():
     """Above the size of the data the score is mostly the noise, which every denoiser knows."""
     exact = ring2d()
     data = exact.sample(500, generator())
-    gaussian = GaussianStatistics.fit(data, variance=1.0)
-    kappa = [1.0]
-    mean, score = (explained_variance(exact, gaussian, data, kappa, None, generator(1), of) for of in ("mean", "score"))
-    assert score[0] > mean[0]
+    simple = {"Gaussian": GaussianStatistics.fit(data, variance=1.0).denoiser(EDM())}
+    entries = explained_by(exact, simple, data, [1.0], generator=generator(1))
+    assert shares(entries, "Gaussian", "score")[0] > shares(entries, "Gaussian", "mean")[0]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,6 @@ def test_scores_are_explained_better_than_means_where_noise_prevails():
         (lambda x: fit_mixture(x, 0, EDM()), "components"),
         (lambda x: fit_mixture(x, 20, EDM()), "components"),
         (lambda x: fit_mixture(x, 2, EDM(), variance=1.0), "variance must lie"),
-        (lambda x: explained_variance(three(EDM()), three(EDM()), x, [1.0], of="eps"), "of must be"),
     ],
 )
 def test_bad_arguments_say_what_is_wrong(call, message):

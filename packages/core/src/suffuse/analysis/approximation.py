@@ -25,7 +25,8 @@ from ..denoiser import Denoiser
 from ..errors import InvalidArgument, require
 from ..exact import Covariance, EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
 from ..schedules import Schedule
-from .gaussian import GaussianStatistics, explained_variance
+from .gaussian import GaussianStatistics, share_explained
+from .geometry import mean_at
 
 __all__ = ["Explained", "approximations", "explained_by", "fit_mixture"]
 
@@ -87,15 +88,19 @@ class Explained:
     share: float
 
 
+@torch.no_grad()
 def explained_by(
     denoiser: Denoiser,
     simple: Mapping[str, Denoiser],
     data: Tensor,
     kappas: Sequence[float],
     cond: Condition | None = None,
-    seed: int = 0,
+    generator: torch.Generator | None = None,
 ) -> list[Explained]:
-    """One entry for every approximation, noise level, and of mean and score.
+    """One entry for every noise level and approximation, of the mean and of the score.
+
+    The score (D - y) / kappa^2 differs from the mean by the noisy sample y = x / alpha itself, so that at high noise
+    all explain it.
 
     Args:
         denoiser: the trained denoiser.
@@ -103,13 +108,15 @@ def explained_by(
         data: clean held-out samples (N, *event).
         kappas: noise levels sigma / alpha.
         cond: condition of N rows for ``denoiser``.
-        seed: of the noise, which is the same for all approximations.
+        generator: of the noise.
     """
-    kinds: tuple[Literal["mean", "score"], ...] = ("mean", "score")
+    noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
     entries = []
-    for name, other in simple.items():
-        for of in kinds:
-            generator = torch.Generator(data.device).manual_seed(seed)
-            shares = explained_variance(denoiser, other, data, kappas, cond, generator, of)
-            entries += [Explained(name, float(k), of, share) for k, share in zip(kappas, shares, strict=True)]
+    for kappa in map(float, kappas):
+        y = data + kappa * noise
+        learned = mean_at(denoiser, y, kappa, cond)
+        for name, other in simple.items():
+            mean = mean_at(other, y, kappa)
+            entries.append(Explained(name, kappa, "mean", share_explained(learned, mean)))
+            entries.append(Explained(name, kappa, "score", share_explained(learned - y, mean - y)))
     return entries

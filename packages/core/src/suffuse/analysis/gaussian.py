@@ -138,7 +138,6 @@ def explained_variance(
     kappas: Sequence[float],
     cond: Condition | None = None,
     generator: torch.Generator | None = None,
-    of: Literal["mean", "score"] = "mean",
 ) -> list[float]:
     """EV at each noise level, at most 1.
 
@@ -149,11 +148,7 @@ def explained_variance(
         kappas: the noise levels sigma / alpha.
         cond: condition of N rows.
         generator: of the noise.
-        of: what is to be explained: the posterior ``"mean"``, or the ``"score"`` (D - x / alpha) / kappa^2, which at
-            high noise is mostly the noise itself.
     """
-    if of not in ("mean", "score"):
-        raise InvalidArgument(f"of must be 'mean' or 'score', got {of!r}")
     schedule = denoiser.schedule
     simple = statistics.denoiser(schedule) if isinstance(statistics, GaussianStatistics) else statistics
     noise = torch.randn(data.shape, generator=generator, device=data.device, dtype=data.dtype)
@@ -161,10 +156,11 @@ def explained_variance(
     for kappa in kappas:
         t = schedule.t_of_kappa(float(kappa))
         x = schedule.add_noise(data, t, noise)
-        learned, other = (d(x, t, c).double() for d, c in ((denoiser, cond), (simple, None)))
-        if of == "score":
-            y = x.double() / schedule.alpha(t)
-            learned, other = learned - y, other - y
-        learned, other = learned - learned.mean(0), other - other.mean(0)
-        result.append(float(1 - (learned - other).square().sum() / learned.square().sum()))
+        result.append(share_explained(denoiser(x, t, cond), simple(x, t)))
     return result
+
+
+def share_explained(learned: Tensor, simple: Tensor) -> float:
+    """1 - sum |a - b|^2 / sum |a|^2 of the rows of two (N, *event), each with its mean taken out."""
+    a, b = (rows.double() - rows.double().mean(0) for rows in (learned, simple))
+    return float(1 - (a - b).square().sum() / a.square().sum())

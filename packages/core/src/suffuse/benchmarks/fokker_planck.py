@@ -243,8 +243,9 @@ def judge(model: Denoiser, truth: Tensor, seed: int) -> Outcome:
         SDE: wasserstein(sde, truth, CELL),
     }
     low, high = (math.log(k) for k in RANGE)
-    kappa = (low + (high - low) * torch.rand(4000, generator=generator)).exp()
-    y = truth[:4000] + kappa[:, None] * torch.randn(4000, 2, generator=generator)
+    some = truth[:4000]
+    kappa = (low + (high - low) * torch.rand(len(some), generator=generator)).exp()
+    y = some + kappa[:, None] * torch.randn(some.shape, generator=generator)
     distances["mean squared Fokker-Planck residual"] = float(fokker_planck_residual(model, y, kappa).square().mean())
     return Outcome(ode, sde, distances)
 

@@ -27,6 +27,8 @@ KAPPA = 0.05
 """Noise level of the table: above the 0.001 off the manifolds, below their size, which is 1."""
 POINTS = {"quick": 16, "full": 100}
 SAMPLES = 2000
+TRAINING = {"quick": (1500, 600), "full": (10000, 4000)}
+"""Steps, on the sphere and on digits."""
 METHODS = ("normal bundle", "FLIPD", "MMSE")
 CLASSICAL = "Levina-Bickel, 2000 samples"
 
@@ -182,7 +184,7 @@ def sphere(run: Run) -> list[Manifold]:
     network = fit(
         NetworkDenoiser(Perceptron(), EDM(0.01, 10.0), data_std=float(train.std())),
         train,
-        steps=1500 if run.quick else 10000,
+        steps=TRAINING[run.profile][0],
         batch_size=256,
         lr=2e-3,
         seed=run.seed,
@@ -266,7 +268,7 @@ def scales(run: Run) -> list[Panel]:
         with run.stage(f"train on {name}"):
             model = MODELS[name]
             split = model.load(run.data)
-            network = train(replace(model, steps=(600, model.steps[1])), split, run).cpu()
+            network = train(replace(model, steps=(TRAINING[run.profile][1],) * 2), split, run).cpu()
         with run.stage("curves over noise levels"):
             shown = panel(model.title, None, network, split.train, split.test[: points if name == "digits" else 4])
             panels.append(shown)
