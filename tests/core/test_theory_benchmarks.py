@@ -127,6 +127,7 @@ def test_subspaces_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(subspaces, "COUNTS", (1, 2, 4, 16))
     monkeypatch.setattr(subspaces, "RANKS", (2, 4))
     monkeypatch.setattr(subspaces, "TRAINED_COUNTS", {"quick": (4, 8, 16)})
+    monkeypatch.setattr(subspaces, "DESCENT", {"quick": (5, 5)})
     monkeypatch.setattr(subspaces, "TRAINING", {"quick": 10})
     run = run_of(subspaces.subspaces, tmp_path)
     subspaces.subspaces(run)

@@ -35,6 +35,8 @@ COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24)
 """Samples of each subspace."""
 SHOWN = 4
 """The dimension for which curves are shown, and the diffusion loss is trained."""
+DESCENT = {"quick": (150, 500), "full": (150, 3000)}
+"""Steps on the diffusion loss, for two subspaces and for one."""
 TRAINING = {"quick": 1000, "full": 6000}
 """Steps, on digits."""
 TRAINED_COUNTS = {"quick": (2, 4, 6, 8, 16), "full": (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)}
@@ -146,7 +148,9 @@ def success_of_training(run: Run) -> dict[int, float]:
     from suffuse.schedules import EDM
 
     def find(x: Tensor, rank: int, generator: Generator) -> Tensor:
-        return train_subspaces(x, 2, rank, EDM(), restarts=4, steps=150, lr=0.1, generator=generator)
+        return train_subspaces(
+            x, 2, rank, EDM(), restarts=4, steps=DESCENT[run.profile][0], lr=0.1, generator=generator
+        )
 
     trials = 3 if run.quick else 20
     return {n: success(find, 2, SHOWN, n, trials, run.seed) for n in TRAINED_COUNTS[run.profile]}
@@ -197,7 +201,7 @@ def loss_against_pca(run: Run) -> float:
     spectrum = torch.cat([torch.linspace(2, 1, SHOWN), torch.full((DIM - SHOWN,), 0.1)]).double()
     turn = torch.linalg.qr(torch.randn(DIM, DIM, generator=generator, dtype=torch.float64)).Q
     x = (torch.randn(500, DIM, generator=generator, dtype=torch.float64) * spectrum) @ turn
-    steps = 500 if run.quick else 3000
+    steps = DESCENT[run.profile][1]
     learned = train_subspaces(x, 1, SHOWN, EDM(), noise_std=0.1, steps=steps, generator=generator)
     return alignment_error(learned, pca(x, SHOWN))
 
