@@ -1,7 +1,8 @@
 """The contest: all samplers, ours, teleported and the peers', on one denoiser within a number of evaluations.
 
-All start from the same x at t = 1. ``compare`` says who is best, and whether by more than the spread over seeds:
-differences are taken seed by seed, as all methods are given the same noise.
+All start from the same x at t = 1. ``entries`` are the methods, ``Scored`` is what one achieved, ``compare`` says who
+is best, and whether by more than the spread over seeds: differences are taken seed by seed, as all methods are given
+the same noise.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,24 @@ from suffuse.denoiser import Denoiser
 from suffuse.samplers import DDIM, SAMPLERS, Sampler, Teleport, by_name
 from suffuse.schedules import Schedule
 
-__all__ = ["PEERS", "TELEPORTED", "Entry", "Verdict", "compare", "entries", "within"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from suffuse.bench import Run
+
+__all__ = [
+    "PEERS",
+    "TELEPORTED",
+    "Entry",
+    "Scored",
+    "Verdict",
+    "compare",
+    "draw",
+    "entries",
+    "report",
+    "smallest",
+    "within",
+]
 
 #: These draw fresh noise, so they have no distance to the solution of the ODE.
 STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
@@ -27,6 +46,8 @@ STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
 TELEPORTED = ("dpmpp-2m", "unipc-2", "unipc-3", "deis-3", "vab-3")
 #: Libraries, as methods of theirs are named.
 PEERS = ("diffusers", "k-diffusion", "azula")
+#: The sides of a figure, and their lines.
+SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
 
 
 @dataclass(frozen=True)
@@ -122,6 +143,70 @@ def within(budget: int, method: str, grid: str, schedule: Schedule) -> Sampler:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """An entry with its scores, metric -> a value per seed, lower better; its rank is the mean of the first."""
+
+    entry: Entry
+    scores: dict[str, list[float]]
+
+    def rank(self) -> float:
+        return fmean(next(iter(self.scores.values())))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.entry.method, self.entry.grid
+
+
+def smallest(everything: Mapping[int, Sequence[Scored]], metric: str, field: str, value: str) -> dict[int, float]:
+    """The best mean, at each number of evaluations, among the entries with a field (or property) of that value."""
+    best = {}
+    for budget, results in everything.items():
+        found = [fmean(r.scores[metric]) for r in results if metric in r.scores and getattr(r.entry, field) == value]
+        if found:
+            best[budget] = min(found)
+    return best
+
+
+def report(
+    run: Run, dataset: str, method: str, setting: Mapping[str, Any], scores: Mapping[str, Sequence[float]]
+) -> None:
+    """Rows with mean and spread over the seeds of the noise; lower is better."""
+    for metric, values in scores.items():
+        several = len(values) > 1
+        run.row(
+            dataset=dataset, method=method, setting=setting, metric=metric, value=fmean(values), better="lower",
+            std=stdev(values) if several else None, n=len(values) if several else None,
+        )  # fmt: skip
+
+
+def draw(everything: Mapping[str, Mapping[int, Sequence[Scored]]], metrics: Sequence[str]) -> Figure:
+    """A column of panels per data set, a row per metric: the best of each side against evaluations."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    figure = Figure(figsize=(2.9 * len(everything) + 0.4, 2.7 * len(metrics) + 0.6), layout="constrained")
+    panels = figure.subplots(len(metrics), len(everything), squeeze=False)
+    for column, (title, results) in zip(panels.T, everything.items(), strict=True):
+        for panel, metric in zip(column, metrics, strict=True):
+            for side, style in SIDES.items():
+                if points := smallest(results, metric, "side", side):
+                    panel.plot(list(points), list(points.values()), style, label=side, markersize=4)
+            panel.set(xscale="log", yscale="log", xticks=list(results))
+            panel.xaxis.set_major_formatter(ScalarFormatter())
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_minor_formatter(NullFormatter())
+            panel.tick_params(labelsize=8)
+            panel.grid(alpha=0.3, which="both")
+        column[0].set_title(title, fontsize=10)
+        column[-1].set_xlabel("network evaluations")
+    for metric, row in zip(metrics, panels, strict=True):
+        row[0].set_ylabel(metric)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Who is best by a measure where lower is better: one of ours, one of theirs, and by how much.
 
@@ -138,13 +223,17 @@ class Verdict:
     gap: float
     spread: float
 
+    @property
+    def outcome(self) -> str:
+        """``ours``, ``theirs`` or ``neither``: which is better by more than the spread."""
+        margin = max(self.spread, 1e-3 * self.values[0])  # one method in two libraries differs by rounding
+        return "ours" if self.gap > margin else "theirs" if -self.gap > margin else "neither"
+
     def __str__(self) -> str:
         if not self.theirs:
             return f"best is {self.ours} with {self.values[0]:.3g}"
-        margin = max(self.spread, 1e-3 * self.values[0])  # one method in two libraries differs by rounding
-        outcome = "ours" if self.gap > margin else "theirs" if -self.gap > margin else "neither"
         return (
-            f"{outcome} is better by more than the spread: {self.ours} {self.values[0]:.3g}, {self.theirs} "
+            f"{self.outcome} is better by more than the spread: {self.ours} {self.values[0]:.3g}, {self.theirs} "
             f"{self.values[1]:.3g}, difference {self.gap:.2g} ± {self.spread:.2g}"
         )
 

@@ -7,7 +7,6 @@ All samplers, ours and the peers', start from the same noise as the converged so
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
@@ -16,10 +15,9 @@ from suffuse.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.figure import Figure
     from torch import Tensor
 
-    from suffuse.benchmarks.contest import Entry, Verdict
+    from suffuse.benchmarks.contest import Entry, Scored, Verdict
     from suffuse.exact import MixtureDenoiser
 
 
@@ -77,9 +75,8 @@ SEEDS = {"quick": 3, "full": 5}
 DRAWS = 4000
 #: Numbers of evaluations at which distances between distributions are shown too; beyond, they are at their floor.
 QUALITY = (5, 10)
-#: Metrics of the figure, and its lines.
+#: Metrics of the figure.
 DRAWN = ("rms error", "median error")
-SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
 
 
 @benchmark(
@@ -104,6 +101,7 @@ def samplers_exact(run: Run) -> None:
     distribution of their samples is known, and its Kullback-Leibler divergence and Wasserstein distance are in closed
     form. Spreads are over seeds of the noise.
     """
+    from suffuse.benchmarks.contest import draw
     from suffuse.benchmarks.peers import missing
 
     everything = {target: contest(run, target) for target in TARGETS[run.profile]}
@@ -112,26 +110,15 @@ def samplers_exact(run: Run) -> None:
         run.note(f"{library} is not installed; its rows are missing.")
     compared = [v for v in verdicts if v["rms error"].theirs]
     if compared:
-        wins = {m: sum(v[m].gap > v[m].spread for v in compared) for m in DRAWN}
-        losses = {m: sum(-v[m].gap > v[m].spread for v in compared) for m in DRAWN}
+        wins = {m: sum(v[m].outcome == "ours" for v in compared) for m in DRAWN}
+        losses = {m: sum(v[m].outcome == "theirs" for v in compared) for m in DRAWN}
         counts = "; ".join(f"by {m} better in {wins[m]}, worse in {losses[m]}" for m in DRAWN)
         run.note(
             f"The claim {'holds' if wins['rms error'] == len(compared) else 'does not hold in full'}. The best of ours "
             f"against the best of all peers, in {len(compared)} comparisons, by more than the spread: {counts}."
         )
     caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
-    run.figure("curves", draw(everything), caption)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An entry with its scores, metric -> a value per seed; methods that draw noise have no errors."""
-
-    entry: Entry
-    scores: dict[str, list[float]]
-
-    def rank(self) -> float:
-        return fmean(self.scores.get("rms error") or self.scores["energy distance"])
+    run.figure("curves", draw({target.title: results for target, results in everything.items()}, DRAWN), caption)
 
 
 def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
@@ -139,7 +126,7 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
     import torch
 
     from suffuse.analysis import GaussianStatistics
-    from suffuse.benchmarks.contest import entries
+    from suffuse.benchmarks.contest import Scored, entries, report
 
     denoiser = target.denoiser().to(run.device)
     generator = torch.Generator().manual_seed(1000 * run.seed)
@@ -148,7 +135,7 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
         statistics = GaussianStatistics.fit(denoiser.sample(DRAWS, generator), variance=0.9999)
         bounds = {"exact draws (floor)": judge.draw(generator), "exact solution (reference)": judge.solution}
         for name, x in bounds.items():
-            report(run, target, name, {}, judge.quality(x))
+            report(run, target.title, name, {}, judge.quality(x))
     everything = {}
     for budget in target.budgets:
         with run.stage(f"{target.title}: {budget} evaluations"):
@@ -170,7 +157,8 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
                 if budget in QUALITY:
                     result.scores.update(judge.quality(x))
                 result.scores.update(judge.closed_form(result.entry))
-                report(run, target, result.entry.method, {"nfe": budget, "grid": result.entry.grid}, result.scores)
+                setting = {"nfe": budget, "grid": result.entry.grid}
+                report(run, target.title, result.entry.method, setting, result.scores)
             everything[budget] = [result for result, _ in best.values()]
     return everything
 
@@ -258,16 +246,6 @@ class Judge:
         return {"KL": [float(kl)], "Wasserstein": [float(square.clamp(min=0).sqrt())]}
 
 
-def report(run: Run, target: Target, method: str, setting: dict[str, Any], scores: dict[str, list[float]]) -> None:
-    """Rows with mean and spread over the seeds of the noise."""
-    for metric, values in scores.items():
-        several = len(values) > 1
-        run.row(
-            dataset=target.title, method=method, setting=setting, metric=metric, value=fmean(values), better="lower",
-            std=stdev(values) if several else None, n=len(values) if several else None,
-        )  # fmt: skip
-
-
 def conclude(run: Run, target: Target, everything: dict[int, list[Scored]]) -> list[dict[str, Verdict]]:
     """A note for each number of evaluations: who is best by each metric, and by how much. Returns the same."""
     from suffuse.benchmarks.contest import compare
@@ -275,7 +253,7 @@ def conclude(run: Run, target: Target, everything: dict[int, list[Scored]]) -> l
     verdicts = []
     for budget, results in everything.items():
         best = {
-            metric: compare({(r.entry.method, r.entry.grid): r.scores[metric] for r in results if metric in r.scores})
+            metric: compare({r.key: r.scores[metric] for r in results if metric in r.scores})
             for metric in (*DRAWN, "KL")
             if any(metric in r.scores for r in results)
         }
@@ -283,40 +261,3 @@ def conclude(run: Run, target: Target, everything: dict[int, list[Scored]]) -> l
         run.note(f"{target.title}, {budget} evaluations. {said}.")
         verdicts.append(best)
     return verdicts
-
-
-def smallest(everything: dict[int, list[Scored]], metric: str, side: str) -> dict[int, float]:
-    """The best mean of a side at each number of evaluations."""
-    best = {}
-    for budget, results in everything.items():
-        values = [fmean(r.scores[metric]) for r in results if r.entry.side == side and metric in r.scores]
-        if values:
-            best[budget] = min(values)
-    return best
-
-
-def draw(everything: dict[Target, dict[int, list[Scored]]]) -> Figure:
-    """A column of panels per distribution."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
-
-    figure = Figure(figsize=(2.9 * len(everything) + 0.4, 2.7 * len(DRAWN) + 0.6), layout="constrained")
-    panels = figure.subplots(len(DRAWN), len(everything), squeeze=False)
-    for column, (target, results) in zip(panels.T, everything.items(), strict=True):
-        for panel, metric in zip(column, DRAWN, strict=True):
-            for side, style in SIDES.items():
-                if points := smallest(results, metric, side):
-                    panel.plot(list(points), list(points.values()), style, label=side, markersize=4)
-            panel.set(xscale="log", yscale="log", xticks=target.budgets)
-            panel.xaxis.set_major_formatter(ScalarFormatter())
-            for axis in (panel.xaxis, panel.yaxis):
-                axis.set_minor_formatter(NullFormatter())
-            panel.tick_params(labelsize=8)
-            panel.grid(alpha=0.3, which="both")
-        column[0].set_title(target.title, fontsize=10)
-        column[-1].set_xlabel("network evaluations")
-    for metric, row in zip(DRAWN, panels, strict=True):
-        row[0].set_ylabel(metric)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    return figure

@@ -7,18 +7,16 @@ that is the sampler's error alone. And how far they are from held-out data, whic
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from collections.abc import Callable
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, Skipped, benchmark
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor
 
-    from suffuse.benchmarks.contest import Entry
+    from suffuse.benchmarks.contest import Scored
     from suffuse.benchmarks.models import Model, Split
 
 MODELS = {"quick": ("digits",), "full": ("digits", "ett", "mnist")}
@@ -29,8 +27,6 @@ BUDGETS = {"quick": (5, 10), "full": (5, 8, 10, 15, 20)}
 GRIDS = ("logsnr", "karras-open", "own")
 SEEDS = {"quick": 2, "full": 5}
 SAMPLES = {"quick": 64, "full": 16}
-#: Lines of the figure.
-SIDES = {"teleport": "C3-o", "suffuse": "C0-o", "diffusers": "C1--s", "k-diffusion": "C2--^", "azula": "C4--v"}
 
 
 @benchmark(
@@ -49,10 +45,11 @@ def samplers_trained(run: Run) -> None:
     in the run on the same data, with those of held-out data; without classes, standardised values. Spreads are over
     seeds of the noise.
     """
+    from suffuse.benchmarks.contest import draw
     from suffuse.benchmarks.models import MODELS as CATALOGUE
     from suffuse.benchmarks.peers import missing
 
-    curves: dict[str, dict[str, dict[int, float]]] = {}
+    everything: dict[str, dict[int, list[Scored]]] = {}
     for name in (*MODELS[run.profile], *UNSEEN[run.profile]):
         model = CATALOGUE[name]
         try:
@@ -60,21 +57,19 @@ def samplers_trained(run: Run) -> None:
         except Skipped as absent:
             run.note(f"{model.title} is left out: {absent}")
             continue
-        curves[model.title] = contest(run, model, split, AUTO if name in UNSEEN[run.profile] else None)
+        everything[model.title] = contest(run, model, split, AUTO if name in UNSEEN[run.profile] else None)
     for library in missing():
         run.note(f"{library} is not installed; its rows are missing.")
     caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
-    run.figure("curves", draw(curves), caption)
+    run.figure("curves", draw(everything, ("rms error", "MMD")), caption)
 
 
-def contest(
-    run: Run, model: Model, split: Split, methods: tuple[str, ...] | None = None
-) -> dict[str, dict[int, float]]:
-    """Train one model and run everything on it; the best error of each side at each number of evaluations."""
+def contest(run: Run, model: Model, split: Split, methods: tuple[str, ...] | None = None) -> dict[int, list[Scored]]:
+    """Train one model and run everything on it."""
     import torch
 
     from suffuse.analysis import GaussianStatistics
-    from suffuse.benchmarks.contest import entries
+    from suffuse.benchmarks.contest import Scored, entries, report
     from suffuse.benchmarks.models import train
     from suffuse.samplers import DEIS
 
@@ -82,77 +77,50 @@ def contest(
         denoiser = train(model, split, run)
         statistics = GaussianStatistics.fit(split.train.to(run.device))
         judge = Judge(run, model, split)
+    size = SAMPLES[run.profile]
     with run.stage(f"{model.title}: solve the ODE"):
         generators = [torch.Generator().manual_seed(1000 * run.seed + seed) for seed in range(SEEDS[run.profile])]
-        noise = torch.cat([torch.randn(SAMPLES[run.profile], *split.train.shape[1:], generator=g) for g in generators])
+        noise = torch.cat([torch.randn(size, *split.train.shape[1:], generator=g) for g in generators])
         noise = noise.to(run.device) * denoiser.schedule.sigma(1.0)
-        solutions = torch.split(DEIS(steps=200, grid="karras")(denoiser, x=noise), SAMPLES[run.profile])
-        judge.rows("the network's ODE (reference)", {}, solutions)
-
-    def scored(entry: Entry) -> Scored:
-        samples = torch.split(entry.draw(noise), SAMPLES[run.profile])
-        pairs = [] if entry.stochastic else zip(samples, solutions, strict=True)
-        errors = [float((x - y).square().mean().sqrt()) for x, y in pairs]
-        return Scored(entry, samples, errors, [judge.mmd(x) for x in samples])
-
+        solution = DEIS(steps=200, grid="karras")(denoiser, x=noise)
+        report(run, model.title, "the network's ODE (reference)", {}, judge.quality(solution, size))
+        judge.fid(solution, "the network's ODE (reference)", {})
     everything: dict[int, list[Scored]] = {}
     for budget in BUDGETS[run.profile]:
         with run.stage(f"{model.title}: {budget} evaluations"):
-            everything[budget] = [
-                scored(entry)
-                for entry in entries(denoiser, budget, GRIDS, statistics, run.seed, methods)
-                if not entry.stochastic or entry.grid == "karras-open"  # these are compared on one grid
-            ]
-        for result in {r.entry.method: r for r in sorted(everything[budget], key=Scored.rank, reverse=True)}.values():
-            setting = {"nfe": budget, "grid": result.entry.grid}
-            if result.errors:
-                report(run, model, result.entry.method, setting, "rms error", result.errors)
-            judge.rows(result.entry.method, setting, result.samples)
+            everything[budget] = []
+            best: dict[str, tuple[Scored, Tensor]] = {}
+            for entry in entries(denoiser, budget, GRIDS, statistics, run.seed, methods):
+                if entry.stochastic and entry.grid != "karras-open":
+                    continue  # what draws noise is compared on one grid
+                x = entry.draw(noise)
+                squares = (x - solution).square().flatten(1).mean(1).split(size)
+                errors = {} if entry.stochastic else {"rms error": [float(part.mean().sqrt()) for part in squares]}
+                result = Scored(entry, errors | judge.quality(x, size))
+                everything[budget].append(result)
+                if entry.method not in best or result.rank() < best[entry.method][0].rank():
+                    best[entry.method] = (result, x)
+            for result, x in best.values():
+                setting = {"nfe": budget, "grid": result.entry.grid}
+                report(run, model.title, result.entry.method, setting, result.scores)
+                judge.fid(x, result.entry.method, setting)
     conclude(run, model, everything)
-    return {side: best_errors(everything, "side", side) for side in SIDES}
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What an entry's samples are worth, a value per seed; stochastic methods have no errors."""
-
-    entry: Entry
-    samples: Sequence[Tensor]
-    errors: list[float]
-    mmd: list[float]
-
-    def rank(self) -> float:
-        return fmean(self.errors or self.mmd)
-
-
-def best_errors(everything: dict[int, list[Scored]], field: str, value: str) -> dict[int, float]:
-    """The smallest mean error, at each number of evaluations, among the entries with a field of that value."""
-    best = {}
-    for budget, results in everything.items():
-        errors = [fmean(r.errors) for r in results if r.errors and getattr(r.entry, field) == value]
-        if errors:
-            best[budget] = min(errors)
-    return best
+    return everything
 
 
 def conclude(run: Run, model: Model, everything: dict[int, list[Scored]]) -> None:
-    """Notes: who is best, what the jump saves, and how three named claims came out."""
-    from suffuse.benchmarks.contest import TELEPORTED, compare
-
-    def pair(results: list[Scored], ours: tuple[str, str], theirs: tuple[str, str]) -> str:
-        by_key = {(r.entry.method, r.entry.grid): r for r in results}
-        return str(compare({key: by_key[key].errors for key in (ours, theirs) if key in by_key}))
+    """Notes: who is best, what the jump saves, and how two named claims came out."""
+    from suffuse.benchmarks.contest import TELEPORTED, compare, smallest
 
     for budget, results in everything.items():
         head = f"{model.title}, {budget} evaluations"
-        for metric in ("errors", "mmd"):
-            scores = {(r.entry.method, r.entry.grid): getattr(r, metric) for r in results if getattr(r, metric)}
-            run.note(f"{head}, {'rms error' if metric == 'errors' else 'MMD'}: {compare(scores)}.")
-        run.note(f"{head}, auto: {pair(results, ('deis-3', 'karras-open'), ('diffusers/dpmpp-2m-default', 'own'))}.")
+        for metric in ("rms error", "MMD"):
+            run.note(f"{head}, {metric}: {compare({r.key: r.scores[metric] for r in results if metric in r.scores})}.")
+        pair = (("deis-3", "karras-open"), ("diffusers/dpmpp-2m-default", "own"))
+        run.note(f"{head}, auto: {compare({r.key: r.scores['rms error'] for r in results if r.key in pair})}.")
     savings = []
     for method in TELEPORTED:
-        plain = best_errors(everything, "method", method)
-        jumped = best_errors(everything, "method", f"teleport+{method}")
+        plain, jumped = (smallest(everything, "rms error", "method", m) for m in (method, f"teleport+{method}"))
         savings += [1 - evaluations_for(error, jumped) / budget for budget, error in plain.items() if jumped]
     run.note(
         f"{model.title}: to end as near to the ODE as without it, teleported solvers need {100 * fmean(savings):.0f} % "
@@ -160,7 +128,11 @@ def conclude(run: Run, model: Model, everything: dict[int, list[Scored]]) -> Non
     )
     ratios = {}
     for budget, results in everything.items():
-        own = {r.entry.method: r.errors for r in results if r.entry.grid == "logsnr"}
+        own = {
+            r.entry.method: r.scores["rms error"]
+            for r in results
+            if r.entry.grid == "logsnr" and not r.entry.stochastic
+        }
         if "evodiff" in own:
             ratios[budget] = fmean(own["evodiff"]) / fmean(own["dpmpp-2m"])
     if ratios:
@@ -178,20 +150,6 @@ def evaluations_for(error: float, curve: dict[int, float]) -> float:
     return float(np.exp(np.interp(-np.log(error), -errors, budgets)))
 
 
-def report(run: Run, model: Model, method: str, setting: dict[str, Any], metric: str, values: list[float]) -> None:
-    """A row with mean and spread over the seeds of the noise."""
-    run.row(
-        dataset=model.title,
-        method=method,
-        setting=setting,
-        metric=metric,
-        value=fmean(values),
-        std=stdev(values) if len(values) > 1 else None,
-        n=len(values),
-        better="lower",
-    )
-
-
 class Judge:
     """Compares samples with held-out data by features."""
 
@@ -207,27 +165,29 @@ class Judge:
         self.real = self.features(split.test[:2000])
         self.bandwidth = float(torch.pdist(self.real[:1000]).median())
 
-    def mmd(self, x: Tensor) -> float:
+    def quality(self, x: Tensor, size: int) -> dict[str, list[float]]:
+        """MMD to held-out data, for each ``size`` samples of x."""
+        import torch
+
         from suffuse.metrics import mmd
 
-        return mmd(self.features(x), self.real, self.bandwidth)
+        return {"MMD": [mmd(part, self.real, self.bandwidth) for part in torch.split(self.features(x), size)]}
 
-    def rows(self, method: str, setting: dict[str, Any], samples: Sequence[Tensor]) -> None:
-        """MMD, and for pictures FID over all seeds together, as a covariance needs many samples."""
+    def fid(self, x: Tensor, method: str, setting: dict[str, Any]) -> None:
+        """A row of FID, where there are classes; of all samples together, as a covariance needs many."""
         import torch
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        report(self.run, self.model, method, setting, "MMD", [self.mmd(x) for x in samples])
         if self.model.ndim != 2:
             return
         identity = torch.nn.Identity()  # these are features already
         identity.num_features = torch.tensor(self.real.shape[1])
         fid = FrechetInceptionDistance(feature=identity).set_dtype(torch.float64)
         fid.update(self.real.double(), real=True)
-        fid.update(self.features(torch.cat(list(samples))).double(), real=False)
+        fid.update(self.features(x).double(), real=False)
         self.run.row(
             dataset=self.model.title, method=method, setting=setting, metric="FID", value=float(fid.compute()),
-            n=sum(map(len, samples)), better="lower",
+            n=len(x), better="lower",
         )  # fmt: skip
 
 
@@ -267,22 +227,3 @@ def classifier(run: Run, model: Model, split: Split, width: int = 32) -> Callabl
         f"sha256 {hashlib.sha256(weights).hexdigest()[:12]}."
     )
     return lambda x: body(x.detach().cpu().float())
-
-
-def draw(curves: dict[str, dict[str, dict[int, float]]]) -> Figure:
-    """A panel per data set."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
-
-    figure = Figure(figsize=(3.6 * len(curves) + 0.6, 3.6), layout="constrained")
-    for panel, (title, sides) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for side, style in SIDES.items():
-            if sides[side]:
-                panel.plot(list(sides[side]), list(sides[side].values()), style, label=side, markersize=4)
-        panel.set(title=title, xlabel="network evaluations", ylabel="rms error", xscale="log", yscale="log")
-        panel.set_xticks([5, 10, 20])
-        panel.xaxis.set_major_formatter(ScalarFormatter())
-        panel.xaxis.set_minor_formatter(NullFormatter())
-        panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
-    return figure
