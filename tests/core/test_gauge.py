@@ -70,9 +70,7 @@ def test_gaussians_are_solved_exactly():
     torch.testing.assert_close(found.conservative.matrix, -precision, atol=0.1, rtol=0.1)
 
 
-def test_a_remainder_that_changes_the_distribution_is_seen():
-    """Rotation about the origin is a gauge of a centred isotropic p, and no gauge of one off centre. In both cases the
-    remainder of the projection passes the test; what does not is the rotation itself, whose gradient part is not 0."""
+def test_the_same_rotation_is_a_gauge_about_the_centre_and_has_a_gradient_about_another_point():
     centred, off = (GaussianDenoiser(torch.tensor([m, 0.0]), torch.ones(2), EDM()) for m in (0.0, 2.0))
     swirls = [as_denoiser(lambda y, t, cond: y + 0.25 * (y @ QUARTER.T), EDM()) for _ in range(2)]
     shares = [
@@ -82,6 +80,15 @@ def test_a_remainder_that_changes_the_distribution_is_seen():
     assert shares[0] == pytest.approx(1.0, abs=0.02)
     # E|y - m|^2 / E|y|^2 = 2.5 / 6.5: the constant field A m is a gradient
     assert shares[1] == pytest.approx(2.5 / 6.5, abs=0.03)
+
+
+def test_a_remainder_with_a_gradient_in_it_fails_the_test_of_divergence():
+    """A potential of one wave cannot express the score of eight modes; what it leaves is no gauge, and is found out."""
+    x = ring2d().sample(6000, generator())
+    poor, good = (split_gauge(ring2d(), x, 0.3, waves=n, generator=generator(1)) for n in (1, 512))
+    assert poor.share > 0.1
+    assert poor.divergence > 5 * poor.noise
+    assert good.divergence < 2 * good.noise
 
 
 def test_a_gauge_moves_samples_and_keeps_their_distribution():

@@ -3,9 +3,11 @@ r"""Directions in which a denoiser's answer changes most: the singular vectors o
 At middle noise J has low rank, as it is alpha / sigma^2 times the covariance of the x_0 that x_t may have come from.
 Its leading right singular vectors v_i are then what can vary: D(x_t + step v_i) is an edit of D(x_t).
 
-The vectors come from a randomised subspace iteration with products J v (forward mode) and J^T u (reverse mode); J
-itself is never made. Halko, Martinsson, Tropp (2011), "Finding Structure with Randomness", SIAM Review 53, alg. 4.4;
-directions of diffusion models: Wang et al. (2024), arXiv:2409.02426; Chen et al. (2024), arXiv:2409.02374.
+The vectors come from a randomised subspace iteration with products J^T u (a derivative of D . u with respect to x) and
+J v (a derivative of J^T u . v with respect to u), all from one evaluation; J itself is never made.
+
+Halko, Martinsson, Tropp (2011), "Finding Structure with Randomness", SIAM Review 53, alg. 4.4; directions of diffusion
+models: Wang et al. (2024), arXiv:2409.02426; Chen et al. (2024), arXiv:2409.02374.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def edit_directions(
     """The k largest singular values of dD/dx and their right singular vectors, for each row of x.
 
     Args:
-        denoiser: exact or trained; forward-mode derivatives must be defined for its operations.
+        denoiser: exact or trained; its operations must be twice differentiable.
         x: the noisy batch at time t, (B, *event).
         t: time in (0, 1]; the middle of the schedule is where edits mean most.
         k: number of directions, at most the size of the event.
@@ -54,34 +56,23 @@ def edit_directions(
     if iterations < 1 or oversample < 0:
         raise InvalidArgument(f"need iterations >= 1 and oversample >= 0, got {iterations=}, {oversample=}")
     width = min(k + oversample, d)
-    at = x.detach().repeat_interleave(width, 0)
-    conds = None if cond is None else cond.repeat(width)
+    at = x.detach().repeat_interleave(width, 0).requires_grad_()
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have one derivative only
+        mean = denoiser(at, t, None if cond is None else cond.repeat(width))
+        u = torch.zeros_like(mean, requires_grad=True)
+        (pulled,) = torch.autograd.grad(mean, at, u, create_graph=True)
 
-    def mean(z: Tensor) -> Tensor:
-        return denoiser(z, t, conds)
-
-    def forward(v: Tensor) -> Tensor:
-        """J v_i for v (B, d, width)."""
-        return columns(torch.func.jvp(mean, (at,), (rows(v),))[1])
-
-    def backward(u: Tensor) -> Tensor:
-        """J^T u_i for u (B, d, width)."""
-        return columns(torch.func.vjp(mean, at)[1](rows(u))[0])
-
-    def rows(v: Tensor) -> Tensor:
-        return v.mT.reshape(at.shape)
-
-    def columns(z: Tensor) -> Tensor:
-        return z.reshape(len(x), width, d).mT
+    def product(of: Tensor, by: Tensor, vectors: Tensor) -> Tensor:
+        """The derivative of ``of`` . vectors with respect to ``by``, for vectors (B, d, width)."""
+        rows = vectors.mT.reshape(at.shape)
+        return torch.autograd.grad(of, by, rows, retain_graph=True)[0].reshape(len(x), width, d).mT
 
     v = torch.linalg.qr(randn((len(x), d, width), generator, x.device, x.dtype)).Q
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward mode
-        for _ in range(iterations):
-            u = torch.linalg.qr(forward(v)).Q
-            v = torch.linalg.qr(backward(u)).Q
-        _, values, turn = torch.linalg.svd(forward(v), full_matrices=False)
+    for _ in range(iterations):
+        v = torch.linalg.qr(product(mean, at, torch.linalg.qr(product(pulled, u, v)).Q)).Q
+    _, values, turn = torch.linalg.svd(product(pulled, u, v), full_matrices=False)
     directions = (v @ turn.mT)[..., :k].mT
-    return values[:, :k].detach(), directions.reshape(len(x), k, *x.shape[1:]).detach()
+    return values[:, :k], directions.reshape(len(x), k, *x.shape[1:])
 
 
 def effective_rank(values: Tensor, share: float = 0.99) -> Tensor:
