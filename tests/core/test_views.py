@@ -14,10 +14,10 @@ from suffuse.denoiser import PREDICTION_TYPES, FunctionDenoiser
 from suffuse.errors import InvalidArgument
 from suffuse.exact import Covariance, MixtureDenoiser
 from suffuse.guidance import ClassifierFree
-from suffuse.nets import DiT
+from suffuse.nets import MLP, DiT
 from suffuse.samplers import DDIM, Heun
 from suffuse.schedules import EDM, DiscreteBetas, RectifiedFlow, VPCosine, VPLinear
-from suffuse.training import DenoisingObjective, LogNormalKappa
+from suffuse.training import DenoisingObjective, LogNormalKappa, fit
 
 SCHEDULES = [VPLinear(), VPCosine(), EDM(), RectifiedFlow(), RectifiedFlow(shift=3.0), DiscreteBetas.linear()]
 PRESERVING = [VPLinear(), VPCosine(), DiscreteBetas.linear()]
@@ -105,7 +105,7 @@ def test_every_view_gives_back_the_mean_up_to_the_ends(schedule, view):
 def test_a_model_of_any_prediction_type_is_read_as_any_view_and_under_any_schedule(schedule, prediction_type):
     exact = truth(schedule)
     model = NetworkDenoiser(Speaks(exact, prediction_type, 0.7), schedule, prediction_type, data_std=0.7)
-    for t in [0.01, 0.5, 0.99]:
+    for t in [0.01, 0.5, 0.98]:
         x = noisy(schedule, t)
         for view in ("eps", "score", "velocity", "v", "__call__"):
             found, expected = (getattr(d, view)(x, t) for d in (model, exact))
@@ -174,6 +174,30 @@ def test_starting_from_noise_where_signal_remains_is_warned_of():
         warnings.simplefilter("error")
         DDIM(2)(truth(long), (4, 3))
         DDIM(2)(truth(short), init=torch.zeros(4, 3), start=0.9)
+
+
+def test_the_end_of_a_flow_looks_to_the_network_like_what_it_was_trained_at():
+    """Infinite noise has the label of the noisiest percent; and a trained network says there what it should."""
+    labels = []
+
+    class Spy(nn.Module):
+        def forward(self, x, c_noise, cond=None):
+            labels.append(c_noise)
+            return x
+
+    flow = NetworkDenoiser(Spy(), RectifiedFlow(), "flow_prediction")
+    for t in (1.0, torch.ones(2), 0.9999, 0.995):
+        flow(torch.randn(2, 3), t)
+    assert all(torch.equal(label, labels[0]) for label in labels)
+    data = truth(EDM()).sample(2000, torch.Generator().manual_seed(0)).float()
+    torch.manual_seed(0)
+    trained = fit(
+        NetworkDenoiser(MLP(3, hidden=32, depth=1), RectifiedFlow()), data, steps=200, batch_size=256, lr=5e-3,
+        ema_decay=0.98, progress=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        end = trained(torch.randn(500, 3, generator=torch.Generator().manual_seed(1)), 1.0)
+    assert float((end - data.mean(0)).square().mean().sqrt()) < 0.15
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "score"])

@@ -217,8 +217,9 @@ class NetworkDenoiser(Denoiser, ModelHubMixin):
             put it there, training does for half of the rows. Chen et al. (2022), "Analog Bits", arXiv:2208.04202.
     """
 
-    #: log kappa is clipped to this range before the network sees it: a rectified flow's end is at infinity.
-    LOG_KAPPA = (-12.0, 12.0)
+    #: log kappa is clipped to this range before the network sees it. A rectified flow's end is at infinity, and what a
+    #: network is shown there must be something that it was trained at: above e^5 = 148 all x are noise alike.
+    LOG_KAPPA = (-12.0, 5.0)
 
     def __init__(
         self,
