@@ -233,6 +233,12 @@ def test_the_number_of_evaluations_is_the_one_asked_for(sampler, schedule, grid)
     assert all(a.log_kappa > b.log_kappa for a, b in pairwise(levels))
 
 
+def test_given_times_may_end_above_the_clean_end():
+    denoiser, seen = gaussian(EDM()), []
+    DDIM(grid=[1.0, 0.8, 0.6])(denoiser, (2, DIM), stop=0.5, callback=lambda state: seen.append(state.level.t))
+    assert seen == [0.8, 0.6, 0.5]
+
+
 def test_the_last_step_returns_the_posterior_mean(sampler):
     last = []
     x = sampler(gaussian(VPLinear()), (2, DIM), callback=lambda s: last.append(s.mean))

@@ -59,7 +59,7 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     Args:
         schedule: what turns t into noise levels.
         steps: n.
-        grid: one of ``GRIDS``, or the times themselves.
+        grid: one of ``GRIDS``, or the times themselves, without the end.
         start: where to begin, in (0, 1].
         stop: where to end; 0 is the clean end, which is not itself listed.
 
@@ -71,11 +71,11 @@ def times(schedule: Schedule, steps: int, grid: str | Sequence[float], start: fl
     points = steps if stop == 0 else steps + 1
     if not isinstance(grid, str):
         given = [float(t) for t in grid]
-        if len(given) != points or any(a <= b for a, b in pairwise(given)):
-            raise InvalidArgument(f"grid must be {points} strictly decreasing times, got {given}")
-        if given[0] > 1 or given[-1] < stop or (stop == 0 and schedule.sigma(given[-1]) == 0):
+        if any(a <= b for a, b in pairwise(given)):
+            raise InvalidArgument(f"grid must be strictly decreasing times, got {given}")
+        if given[0] > 1 or given[-1] <= stop or schedule.sigma(given[-1]) == 0:
             raise InvalidArgument(f"grid must lie in (stop, 1] = ({stop}, 1], got {given}")
-        return given
+        return given if stop == 0 else [*given, stop]
     if grid not in GRIDS:
         raise unknown("grid", grid, GRIDS)
     if grid in POWERS:
