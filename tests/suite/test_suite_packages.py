@@ -174,7 +174,7 @@ def test_the_readme_shows_the_example_of_every_domain():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_code_in_documents_runs(path, tmp_path):
-    """Each Python block of each README and page runs on its own, in an empty folder; data sets are made and kept there too."""
+    """Each Python block of each page runs on its own, in an empty folder; data sets are made and kept there too."""
     blocks = BLOCK.findall(path.read_text(encoding="utf-8"))
     assert blocks
     if path == ROOT / "README.md":  # it shows the examples of the packages, which run with them
