@@ -440,15 +440,18 @@ def test_rows_are_committed_and_replace_older_ones(tmp_path):
     report = run_quietly([good, other, bad], tmp_path / "one")
     written = commit_report(report, tmp_path)
     folder = tmp_path / "results" / report.machine["slug"]
-    assert written == [folder / "toy.jsonl", folder / "machine.json", tmp_path / "docs" / "figures" / "toy-good.png"]
-    assert len(read_rows(folder / "toy.jsonl")) == 6
+    assert written == [
+        folder / "toy-good.jsonl",
+        folder / "toy-other.jsonl",
+        folder / "machine.json",
+        tmp_path / "docs" / "figures" / "toy-good.png",
+    ]
+    assert [len(read_rows(folder / f"toy-{name}.jsonl")) for name in ("good", "other")] == [5, 1]
     again = run_quietly([good, bad], tmp_path / "two", seeds=[4])
     commit_report(again, tmp_path)
-    rows = read_rows(folder / "toy.jsonl")
-    assert [row.benchmark for row in rows] == ["toy/good"] * 5 + ["toy/other"]
-    assert rows[0].value == 5.5
+    assert read_rows(folder / "toy-good.jsonl")[0].value == 5.5
     commit_report(run_quietly([good], tmp_path / "three", profile="full"), tmp_path)
-    assert len(read_rows(folder / "toy.jsonl")) == 11
+    assert len(read_rows(folder / "toy-good.jsonl")) == 10
     assert json.loads((folder / "machine.json").read_text()) == report.machine
     assert commit_report(run_quietly([bad], tmp_path / "four"), tmp_path) == []
 

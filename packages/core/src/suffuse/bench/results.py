@@ -1,7 +1,7 @@
 """Committed results: rows that a run measured, kept per machine, and the tables that are made of them.
 
-    results/<machine>/machine.json        what the machine is
-    results/<machine>/<domain>.jsonl      one row per line
+    results/<machine>/machine.json              what the machine is
+    results/<machine>/<domain>-<name>.jsonl     the rows of a benchmark, one per line
 
 A table in a Markdown file stands between two comments, and is written from the committed rows alone:
 
@@ -42,12 +42,11 @@ def commit_report(report: Report, root: Path) -> list[Path]:
     """
     folder = root / "results" / report.machine["slug"]
     written = []
-    for domain in dict.fromkeys(result.domain for result in report.of("passed")):
-        rows = [row for result in report.of("passed") if result.domain == domain for row in result.rows]
-        fresh = {(row.benchmark, row.profile) for row in rows}
-        kept = [row for row in read_rows(folder / f"{domain}.jsonl") if (row.benchmark, row.profile) not in fresh]
-        write_rows(folder / f"{domain}.jsonl", sorted(kept + rows, key=lambda row: (row.benchmark, row.profile)))
-        written.append(folder / f"{domain}.jsonl")
+    for result in report.of("passed"):
+        path = folder / f"{result.slug}.jsonl"
+        kept = [row for row in read_rows(path) if row.profile != report.profile]
+        write_rows(path, sorted(kept + result.rows, key=lambda row: row.profile))
+        written.append(path)
     if written:
         write_text(folder / "machine.json", json.dumps(report.machine, indent=2, ensure_ascii=False) + "\n")
         written.append(folder / "machine.json")

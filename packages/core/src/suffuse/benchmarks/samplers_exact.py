@@ -74,7 +74,7 @@ SEEDS = {"quick": 3, "full": 5}
 #: Draws that the statistics of a teleport are taken from, and the floor of quality.
 DRAWS = 4000
 #: Numbers of evaluations at which distances between distributions are shown too; beyond, they are at their floor.
-QUALITY = (5, 10)
+QUALITY = (10,)
 #: Metrics of the figure.
 DRAWN = ("rms error", "median error")
 
