@@ -61,7 +61,7 @@ def samplers_trained(run: Run) -> None:
     for library in missing():
         run.note(f"{library} is not installed; its rows are missing.")
     caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
-    run.figure("curves", draw(everything, ("rms error", "MMD")), caption)
+    run.figure("curves", draw(everything, ("rms error",)), caption)
 
 
 def contest(run: Run, model: Model, split: Split, methods: tuple[str, ...] | None = None) -> dict[int, list[Scored]]:
