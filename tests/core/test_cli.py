@@ -267,7 +267,7 @@ def test_results_are_kept_and_tables_are_checked(call):
     call("bench toy/good --device cpu")
     Path("README.md").write_text("<!-- results:begin toy -->\n<!-- results:end toy -->\n")
     status, out, _ = call("results")
-    assert (status, "README.md" in out, "toy.jsonl" in out) == (0, True, True)
+    assert (status, "README.md" in out, "toy-good.jsonl" in out) == (0, True, True)
     assert call("results --check") == (0, "", "")
     Path("README.md").write_text("<!-- results:begin toy -->\n<!-- results:end toy -->\n")
     status, out, _ = call("results --check")
