@@ -1,5 +1,6 @@
-"""Backbones that only this domain needs."""
+"""Backbones that only this domain needs, and MONAI's diffusion networks as denoisers."""
 
+from .monai import MonaiDenoiser, MonaiNetwork, schedule_of
 from .subpixel import SubpixelUNet
 
-__all__ = ["SubpixelUNet"]
+__all__ = ["MonaiDenoiser", "MonaiNetwork", "SubpixelUNet", "schedule_of"]
