@@ -8,7 +8,12 @@ Sampled with step dt by zero-order hold it is a convolution y = K * u + D u with
 
     K[l] = 2 Re sum_n Cbar_n exp(dt A_n l),     Cbar_n = C_n (exp(dt A_n) - 1) / A_n,
 
-evaluated in O(N L) and applied by FFT in O(L log L). Initialisation S4D-Lin: a_n = log 1/2, b_n = pi n.
+applied by FFT in O(L log L). Its exponentials are products: with l = m a + b and m about sqrt(L),
+
+    K[m a + b] = 2 Re sum_n (Cbar_n exp(dt A_n m a)) exp(dt A_n b),
+
+so N sqrt(L) of them and one matrix product per channel make all L values. Initialisation S4D-Lin: a_n = log 1/2,
+b_n = pi n.
 Gu, Gupta, Goel, Re (2022), "On the Parameterization and Initialization of Diagonal State Space Models",
 arXiv:2206.11893. It stands where TSDiff has the full DPLR-S4; that paper reports the two near parity.
 
@@ -18,6 +23,8 @@ All of it is real arithmetic, so it compiles as it stands; kernel and FFT are fl
 from __future__ import annotations
 
 import math
+from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +33,8 @@ from torch.nn import functional as F
 from suffuse import Condition, hub
 from suffuse.errors import InvalidArgument
 from suffuse.nets import NoiseEmbedding
+
+from .covariates import CovariateEncoder
 
 __all__ = ["S4D", "S4DBackbone"]
 
@@ -73,11 +82,18 @@ class S4D(nn.Module):
         c_re, c_im = self.c.unbind(-1)
         c_re, c_im = c_re * q_re - c_im * q_im, c_re * q_im + c_im * q_re  # Cbar, (directions, H, N/2)
 
-        steps = torch.arange(length, device=dt.device, dtype=dt.dtype)
-        envelope = (decay[..., None] * steps).exp()
-        phase = turn[..., None] * steps
-        re, im = envelope * phase.cos(), envelope * phase.sin()  # exp(dt A l), (H, N/2, L)
-        return 2 * (torch.einsum("dhn,hnl->dhl", c_re, re) - torch.einsum("dhn,hnl->dhl", c_im, im))
+        stride = math.isqrt(length - 1) + 1  # m: l = m a + b with a, b < m
+
+        def power(steps: Tensor) -> tuple[Tensor, Tensor]:
+            """exp(dt A l), real and imaginary, each (H, N/2, l)."""
+            size, phase = (decay[..., None] * steps).exp(), turn[..., None] * steps
+            return size * phase.cos(), size * phase.sin()
+
+        steps = torch.arange(stride, device=dt.device, dtype=dt.dtype)
+        (far_re, far_im), near = power(stride * steps), power(steps)
+        c_re, c_im = c_re[..., None], c_im[..., None]
+        far = torch.cat([c_re * far_re - c_im * far_im, -(c_re * far_im + c_im * far_re)], dim=-2)
+        return 2 * (far.mT @ torch.cat(near, dim=-2)).flatten(-2)[..., :length]
 
     def spectrum(self, length: int) -> Tensor:
         """FFT of the two-sided kernel on a circle of 2 L points, (H, L + 1) complex."""
@@ -99,12 +115,55 @@ class S4D(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):
             wide = u.to(self.d.dtype)
-            length = wide.shape[-1]
-            y = torch.fft.irfft(torch.fft.rfft(wide, n=2 * length) * self.spectrum(length), n=2 * length)
-            return (y[..., :length] + self.d[:, None] * wide).to(u.dtype)
+            y = Convolution.apply(wide, self.spectrum(wide.shape[-1]))
+            return torch.addcmul(y, self.d[:, None], wide).to(u.dtype)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": None}  # copies and pickles start without a kept spectrum
+
+
+class Convolution(torch.autograd.Function):
+    """y = irfft(rfft(u) S) on a circle of 2 L points, cut to L; u (B, H, L), S (H, L + 1) complex.
+
+    The gradient by u is the same with the conjugate of S, the gradient by S the correlation of u and the incoming one.
+    Autograd would take the first through a complex transform of twice the size.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(u: Tensor, spectrum: Tensor) -> Tensor:
+        length = u.shape[-1]
+        return torch.fft.irfft(torch.fft.rfft(u, 2 * length) * spectrum, 2 * length)[..., :length]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+        u, spectrum = ctx.saved_tensors
+        length = u.shape[-1]
+        by_u = by_spectrum = None
+        waves = torch.fft.rfft(gradient, 2 * length)
+        if ctx.needs_input_grad[0]:
+            by_u = torch.fft.irfft(waves * spectrum.conj(), 2 * length)[..., :length]
+        if ctx.needs_input_grad[1]:
+            both = torch.full_like(spectrum.real, 1 / length)  # a frequency stands for its negative too, except
+            both[..., [0, -1]] /= 2  # for the first and the last
+            by_spectrum = (torch.fft.rfft(u, 2 * length).conj() * waves).sum(0) * both
+        return by_u, by_spectrum
+
+
+class Pointwise(nn.Conv1d):
+    """A convolution of kernel size 1 as the matrix product that it is, (B, in, L) -> (B, out, L)."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.bias is not None
+        return torch.bmm(self.weight[..., 0].expand(len(x), -1, -1), x) + self.bias[:, None]
 
 
 class Block(nn.Module):
@@ -115,9 +174,9 @@ class Block(nn.Module):
         self.level = nn.Linear(embedding, width)
         self.norm = nn.GroupNorm(1, width)
         self.s4d = S4D(width, state)
-        self.mix = nn.Conv1d(width, width, 1)
-        self.given = nn.Conv1d(given, width, 1) if given else None
-        self.out = nn.Conv1d(width, 2 * width, 1)
+        self.mix = Pointwise(width, width)
+        self.given = Pointwise(given, width) if given else None
+        self.out = Pointwise(width, 2 * width)
 
     def forward(self, u: Tensor, embedding: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         z = u + self.level(embedding)[..., None]
@@ -148,23 +207,34 @@ class S4DBackbone(nn.Module):
         depth: number of blocks.
         state: states of each S4D filter.
         conditional: whether the network reads the condition.
+        dynamic, static, cardinality: covariates it reads too, see ``CovariateEncoder``.
     """
 
     def __init__(
-        self, channels: int = 1, *, width: int = 64, depth: int = 3, state: int = 64, conditional: bool = True
+        self,
+        channels: int = 1,
+        *,
+        width: int = 64,
+        depth: int = 3,
+        state: int = 64,
+        conditional: bool = True,
+        dynamic: int = 0,
+        static: int = 0,
+        cardinality: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.channels, self.conditional = channels, conditional
+        self.covariates = CovariateEncoder(dynamic, static, cardinality)
         self.embed = nn.Sequential(NoiseEmbedding(width), nn.SiLU())
-        self.input = nn.Conv1d(channels, width, 1)
-        given = 2 * channels if conditional else 0
+        self.input = Pointwise(channels, width)
+        given = self.covariates.channels + (2 * channels if conditional else 0)
         self.blocks = nn.ModuleList(Block(width, width, given, state) for _ in range(depth))
-        self.head = nn.Sequential(nn.Conv1d(width, width, 1), nn.ReLU(), nn.Conv1d(width, channels, 1))
+        self.head = nn.Sequential(Pointwise(width, width), nn.ReLU(), Pointwise(width, channels))
         nn.init.zeros_(self.head[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.head[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        given = self.read(x, cond) if self.conditional else None
+        given = self.read(x, cond)
         embedding = self.embed(c_noise)
         u, total = F.relu(self.input(x)), 0.0
         for block in self.blocks:
@@ -173,10 +243,16 @@ class S4DBackbone(nn.Module):
         return self.head(total)
 
     def read(self, x: Tensor, cond: Condition | None) -> Tensor | None:
-        """values and observed stacked, (B, 2 C, L); None where there is no condition at all."""
-        if cond is None or not len(cond):
-            return torch.cat([torch.zeros_like(x)] * 2, dim=1)
+        """values, observed and covariates stacked, (B, G, L); None for a network that reads nothing."""
+        parts = [*self.observations(x, cond)] if self.conditional else []
+        if self.covariates.channels:
+            parts.append(self.covariates(x, cond))
+        return torch.cat(parts, dim=1) if parts else None
+
+    def observations(self, x: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor]:
+        """values and observed, (B, C, L) each; zeros where there is no condition."""
+        if cond is None or "values" not in cond.names:
+            return torch.zeros_like(x), torch.zeros_like(x)
         cond.expect(len(x), maps={"values": self.channels, "observed": self.channels})
-        stacked = torch.cat([cond.maps["values"], cond.maps["observed"]], dim=1).to(x.dtype)
-        present = cond.masks["values"] & cond.masks["observed"]
-        return stacked * present[:, None, None]
+        present = (cond.masks["values"] & cond.masks["observed"])[:, None, None]
+        return cond.maps["values"].to(x.dtype) * present, cond.maps["observed"].to(x.dtype) * present
