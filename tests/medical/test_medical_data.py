@@ -191,3 +191,48 @@ def test_nan_images_are_refused():
     item["image"][0, 20, 20, 20] = torch.nan
     with pytest.raises(InvalidArgument, match="'mni152-template' has NaN"):
         axial_slices([item])
+
+
+def test_lesions_are_where_their_mask_is():
+    """Sick and healthy pseudo-patients of one seed differ in the lesion and a voxel around it; T2w shows it bright."""
+    from suffuse_medical.data import PhantomCohort
+
+    sick = PhantomCohort(2, sequences=("T2w",), sites=("A",), seed=3, lesions=(2, 2))[1]
+    healthy = PhantomCohort(2, sequences=("T2w",), sites=("A",), seed=3)[1]
+    mask = torch.as_tensor(sick["lesion"])
+    assert mask.sum() > 10 and not torch.as_tensor(healthy["lesion"]).any()
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    near = torch.nn.functional.max_pool3d(mask, 3, 1, 1) > 0
+    change = (torch.as_tensor(sick["image"]) - torch.as_tensor(healthy["image"])).abs()
+    assert float(change[~near].max()) < 1e-4
+    assert float(change[mask > 0].mean()) > 0.3
+    torch.testing.assert_close(torch.as_tensor(sick["tissue"]), torch.as_tensor(healthy["tissue"]))
+
+
+@pytest.mark.parametrize("site", ["A", "B", "C", "D", "E"])
+def test_sites_leave_anatomy_and_mark_intensities(site):
+    from suffuse_medical.data import SITES, PhantomCohort
+
+    def item(name):
+        return PhantomCohort(1, sites=(name,), seed=1)[0]
+
+    image, reference = torch.as_tensor(item(site)["image"]), torch.as_tensor(item("A")["image"])
+    tissue = torch.as_tensor(item(site)["tissue"])
+    torch.testing.assert_close(tissue, torch.as_tensor(item("A")["tissue"]))
+    assert torch.isfinite(image).all()
+    white = float(image[0][tissue[1] > 0.9].median())
+    assert abs(white - 0.8 * SITES[site].gain) < 0.08
+    if site == "A":
+        return
+    brain = tissue.sum(0) > 0.5
+    pair = torch.stack([image[0][brain], reference[0][brain]])
+    assert 0.6 < float(torch.corrcoef(pair)[0, 1]) < 0.9999
+
+
+def test_bad_cohorts():
+    from suffuse_medical.data import PhantomCohort
+
+    with pytest.raises(InvalidArgument, match="lesions"):
+        PhantomCohort(1, lesions=(3, 1))
+    with pytest.raises(InvalidArgument, match="site"):
+        PhantomCohort(1, sites=("Q",))

@@ -29,6 +29,8 @@ WHITE_MATTER = Relaxation(t1=500, t2=70, density=0.77)
 FLUID = Relaxation(t1=2569, t2=329, density=1.00)
 BRAIN = (GREY_MATTER, WHITE_MATTER, FLUID)
 """In the channel order of every tissue map."""
+LESION = Relaxation(t1=752, t2=237, density=0.76)
+"""MS-like: dark on T1-weighted images, bright on T2-weighted and FLAIR."""
 
 
 @dataclass(frozen=True)
