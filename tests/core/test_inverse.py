@@ -73,7 +73,8 @@ def test_approximations_agree_where_the_prior_is_white():
     """For N(0, I) the isotropic spread is the true one."""
     operator = Matrix(torch.eye(D, dtype=torch.float64)[:M])
     denoiser = GaussianDenoiser(torch.zeros(D), torch.eye(D, dtype=torch.float64), VPCosine())
-    x, y = torch.randn(3, D, dtype=torch.float64), torch.randn(3, M, dtype=torch.float64)
+    x, y = torch.randn(2, 3, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64).unbind()
+    y = y[:, :M]
     exact, isotropic = (Measured(denoiser, operator, y, 0.1, spread)(x, 0.5) for spread in ("jacobian", "isotropic"))
     torch.testing.assert_close(exact, isotropic)
     dps = Measured(denoiser, operator, y, 0.1, "none")(x, 0.5)
@@ -84,7 +85,7 @@ def test_approximations_agree_where_the_prior_is_white():
 def test_data_consistency(problem, gamma):
     mean, cov, operator, y = problem
     denoiser = GaussianDenoiser(mean, cov, VPCosine())
-    x = torch.randn(2, D, dtype=torch.float64)
+    x = torch.randn(2, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     before, after = denoiser(x, 0.5), DataConsistency(denoiser, operator, y, gamma, iterations=2 * D)(x, 0.5)
     if gamma is None:
         torch.testing.assert_close(operator(after), y.expand(2, -1))

@@ -55,7 +55,8 @@ def conjugate_gradient(
     u = torch.zeros_like(b) if start is None else start
     residual = b if start is None else b - function(u)
     direction, square = residual, residual.square().sum(axes, keepdim=True)
-    floor = torch.finfo(b.dtype).eps ** 2 * b.square().sum(axes, keepdim=True)
+    # below this the residual is rounding, and following it would leave the range of M
+    floor = torch.finfo(b.dtype).eps ** 1.5 * b.square().sum(axes, keepdim=True)
     for _ in range(iterations):
         moved = function(direction)
         curvature = (direction * moved).sum(axes, keepdim=True)
