@@ -9,9 +9,10 @@ from torch_geometric.utils import homophily
 
 from suffuse.errors import InvalidArgument, MissingExtra
 from suffuse_graphs import load_nodes
-from suffuse_graphs.classify import SHEAF_PRESETS, build, preset, train_classifier
+from suffuse_graphs.classify import build, train_classifier
 from suffuse_graphs.data.nodes import BUNDLED, check_nodes, connectome_folder
 from suffuse_graphs.nets.classifiers import MODELS, classifier
+from suffuse_graphs.presets import preset
 from suffuse_graphs.recipes import RECIPES
 
 connectome = pytest.mark.skipif(
@@ -86,7 +87,7 @@ def test_every_classifier_trains(model):
 @connectome
 def test_training_learns_the_connectome():
     data = load_nodes("drosophila")
-    result = train_classifier(build("diagonal", data, SHEAF_PRESETS["drosophila"]), data, lr=0.02, epochs=50)
+    result = train_classifier(build("diagonal", data, preset("diagonal", "drosophila")), data, lr=0.02, epochs=50)
     assert result.val > 0.75  # the largest class has 0.47
 
 
@@ -117,7 +118,7 @@ def test_recipe_trains_and_predicts(tmp_path):
 
     recipe = {r.name: r for r in RECIPES}["graphs/nsd"]
     folder = recipe.train(
-        dataset="karate", maps="general", epochs=3, out=tmp_path / "run", device="cpu", progress=False
+        dataset="karate", model="general", epochs=3, out=tmp_path / "run", device="cpu", progress=False
     )
     (file,) = recipe.sample(folder, out=tmp_path / "out", device="cpu")
     table = pd.read_csv(file)
@@ -142,7 +143,7 @@ def broken(**changes):
         (lambda: load_nodes("texsa"), "unknown dataset 'texsa'; did you mean 'texas'"),
         (lambda: nsd(dataset="karate", split="11"), "split must be in 0..9"),
         (lambda: nsd(dataset="karate", split="first"), "split: must be a number or 'all'"),
-        (lambda: nsd(dataset="karate", maps="unitary"), "maps: must be one of"),
+        (lambda: nsd(dataset="karate", model="unitary"), "unknown model 'unitary'"),
         (lambda: nsd(dataset="karate", hidden=15, stalk_dim=2), "stalk_dim must divide"),
         (lambda: nsd(dataset="karate", epochs=0), "epochs must be at least 1"),
         (lambda: classifier("gnc", 3, 2, hidden_channels=4, num_layers=2), "unknown model 'gnc'; did you mean 'gcn'"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 from suffuse.recipes import recipe
 
 if TYPE_CHECKING:
     from suffuse import NetworkDenoiser
 
+    from .classify import Result
     from .data.signals import GraphSignals
+    from .protocol import Score, Scores
 
 
 # --- node classification ----------------------------------------------------------------------------------------
@@ -52,77 +54,126 @@ def predict_nodes(checkpoint: Path, *, out: Path, device: str = "auto") -> list[
 def train_nsd(
     *,
     dataset: str = "karate",
-    maps: str = "orthogonal",
+    model: str = "orthogonal",
     split: str = "0",
     out: Path = Path("runs/nsd"),
+    search: int = 0,
+    control: bool = True,
     epochs: int | None = None,
     patience: int | None = None,
     stalk_dim: int | None = None,
     layers: int | None = None,
     hidden: int | None = None,
+    dropout: float | None = None,
     lr: float | None = None,
+    weight_decay: float | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """Neural sheaf diffusion for node classification, by the protocol of the field's tables.
+    """Neural sheaf diffusion and its peers for node classification, by the protocol of the field's tables.
+
+    Scores of splits are kept in the folder `scores` of `out`: a run that was interrupted goes on where it stopped.
 
     Args:
         dataset: karate, drosophila (inside graspologic); with SUFFUSE_DATA also texas, wisconsin, cornell,
-            cornell-2020, film, chameleon, squirrel, cora, citeseer, minesweeper.
-        maps: orthogonal, diagonal, general, or identity (the control).
-        split: number of the split, or all (the checkpoint is that of the first).
-        out: folder of the checkpoint.
+            cornell-2020, film, chameleon, squirrel, cora, citeseer, pubmed, and roman-empire, amazon-ratings,
+            minesweeper, tolokers, questions.
+        model: orthogonal, diagonal, general (sheaves), identity (the control), mlp, gcn, gat, sage, gcnii, h2gcn,
+            gprgnn; or all.
+        split: number of the split, or all. The checkpoint is that of the first model and split.
+        out: folder of the checkpoint, the scores and the searches.
+        search: first look for settings with so many trials of Optuna, by the validation nodes alone; what was tried is
+            kept, and more trials may be added later.
+        control: with split all, a sheaf is compared with the control that has all maps frozen to the identity.
         epochs: at most so many; this and the following default to the preset of the dataset.
         patience: epochs without improvement before stopping.
         stalk_dim: dimension d of the stalks.
         layers: diffusion steps.
-        hidden: width, a multiple of stalk_dim.
+        hidden: width, for sheaves a multiple of stalk_dim.
+        dropout: of hidden features.
         lr: learning rate.
+        weight_decay: of all parameters, maps included.
         seed: of initialisation and dropout; each split has its own.
         device: cpu, cuda, or auto.
         progress: print the result of every split.
     """
-    from dataclasses import replace
-
-    import torch
-
     from suffuse import hub
     from suffuse.bench.runner import resolve_device
 
-    from .classify import build, preset, train_classifier
+    from .classify import build, train_preset
     from .data.nodes import load_nodes, split_of
-    from .sheaf.maps import MAPS
+    from .nets.classifiers import CONTROL, MODELS, SHEAVES
+    from .presets import preset
+    from .protocol import paired, train_splits
 
-    if maps not in MAPS:
-        raise InvalidArgument(f"maps: must be one of {', '.join(MAPS)}; got {maps!r}")
+    if model not in (*MODELS, "all"):
+        raise unknown("model", model, [*MODELS, "all"])
     if split != "all" and not split.isdigit():
         raise InvalidArgument(f"split: must be a number or 'all', got {split!r}")
-    data, chosen = load_nodes(dataset), preset(maps, dataset)
-    shape = {"stalk_dim": stalk_dim, "num_layers": layers, "hidden_channels": hidden}
-    rest = {"epochs": epochs, "patience": patience, "lr": lr}
-    chosen = replace(chosen, model=chosen.model | _given(shape), **_given(rest))
+    if search < 0:
+        raise InvalidArgument(f"search: the number of trials must not be negative, got {search}")
+    data, where, out = load_nodes(dataset), resolve_device(device), Path(out)
     numbers = list(range(data.train_mask.size(1))) if split == "all" else [int(split)]
     split_of(data, numbers[-1])
+    models = list(MODELS) if model == "all" else [model]
+    if control and len(numbers) > 1 and model in SHEAVES:
+        models.append(CONTROL)
+    shape = {"num_layers": layers, "hidden_channels": hidden, "dropout": dropout}
+    training = {
+        "epochs": epochs,
+        "patience": patience,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "sheaf_decay": weight_decay,
+    }
+    presets = {}
+    for name in models:
+        chosen = preset(name, dataset)
+        if search:
+            from .search import search as look
 
-    scores, first = [], None
-    for number in numbers:
-        torch.manual_seed(1000 * seed + number)
-        result = train_classifier(
-            build(maps, data, chosen), data, number, lr=chosen.lr, weight_decay=chosen.weight_decay,
-            sheaf_decay=chosen.sheaf_decay, epochs=chosen.epochs, patience=chosen.patience, stop=chosen.stop,
-            device=resolve_device(device),
-        )  # fmt: skip
-        first = first or result
-        scores.append(100 * result.test)
-        if progress:
-            print(f"{dataset}, split {number}: test accuracy {scores[-1]:.2f} %, {result.seconds:.1f} s")
-    assert first is not None
-    values = torch.tensor(scores)
-    if progress and len(scores) > 1:
-        print(f"{dataset}, {len(scores)} splits: {values.mean():.2f} ± {values.std(correction=0):.2f} %")
-    facts = {"recipe": "graphs/nsd", "dataset": dataset, "split": numbers[0], "test_accuracy": scores}
-    return hub.save(first.model.cpu(), out, facts)
+            file = out / "search" / f"{dataset}-{name}.log"
+            chosen = look(name, data, chosen, search, file, seed=seed, device=where, progress=progress)
+        stalks = {"stalk_dim": stalk_dim} if name in (*SHEAVES, CONTROL) else {}
+        presets[name] = chosen.with_(_given(shape | stalks), **_given(training))
+        build(name, data, presets[name])  # what does not fit is said before anything is trained
+
+    facts = {
+        "recipe": "graphs/nsd", "dataset": dataset, "model": models[0], "split": numbers[0],
+        "preset": presets[models[0]].settings, "source": presets[models[0]].source,
+    }  # fmt: skip
+
+    def keep(fitted: Result) -> None:
+        hub.save(fitted.model.cpu(), out, facts | {"test": fitted.test, "validation": fitted.val})
+
+    found: dict[str, Scores] = {}
+    for name in models:
+
+        def tell(score: Score, fitted: Result, name: str = name) -> None:
+            if name == models[0] and score.split == numbers[0]:
+                keep(fitted)
+            if progress:
+                print(
+                    f"{dataset}, {name}, split {score.split}: {100 * score.test:.2f} %, {score.seconds:.1f} s",
+                    flush=True,
+                )
+
+        record = out / "scores" / f"{dataset}-{name}.jsonl"
+        found[name] = train_splits(
+            name, data, presets[name], numbers, seed=seed, device=where, record=record, tell=tell
+        )
+        if progress and len(numbers) > 1:
+            print(f"{dataset}, {name}: {found[name]} (test {data.get('metric') or 'accuracy'})", flush=True)
+    if progress and len(numbers) > 1 and CONTROL in found:
+        for name in found.keys() & set(SHEAVES):
+            gap, error = paired(found[name], found[CONTROL])
+            print(f"{dataset}, {name} against identity maps, paired: {gap:+.1f} ± {error:.1f} points", flush=True)
+
+    kept = hub.read_config(out)["metadata"] if (out / hub.CONFIG).exists() else {}
+    if any(kept.get(key) != value for key, value in facts.items()):  # scores were known, but their model is gone
+        keep(train_preset(models[0], data, presets[models[0]], numbers[0], seed=seed, device=where))
+    return out
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
