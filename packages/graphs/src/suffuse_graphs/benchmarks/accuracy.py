@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from suffuse.bench import Run, benchmark
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..protocol import Scores
+    from ..classify import Result
+    from ..protocol import Score, Scores
 
 #: Test accuracies in % over ten splits: table 1 of the paper (means; the baselines as printed there).
 #: Cornell's were presumably measured on the first Geom-GCN release, here "cornell-2020".
@@ -101,7 +103,7 @@ def accuracy(run: Run) -> None:
             with run.stage(f"{dataset}, {NAMES[model]}"):
                 scores = train_splits(
                     model, data, chosen, range(count), seed=run.seed, device=run.device, record=record,
-                    known_only=known_only, tell=lambda _, fitted, model=model: kept.setdefault(model, fitted.model),
+                    known_only=known_only, tell=partial(_keep, kept, model),
                 )  # fmt: skip
             if not scores.scores:
                 continue
@@ -125,6 +127,11 @@ def accuracy(run: Run) -> None:
             )  # fmt: skip
     if run.quick:
         run.note("Quick profile: few splits and short training. Published values are over ten splits.")
+
+
+def _keep(kept: dict[str, Any], model: str, score: Score, fitted: Result) -> None:
+    """The first network of each model, for pictures."""
+    kept.setdefault(model, fitted.model)
 
 
 def trained(dataset: str, data: Any, run: Run) -> Any:
