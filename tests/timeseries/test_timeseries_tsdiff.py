@@ -132,9 +132,9 @@ def test_the_network_draws_exactly_the_samples_that_are_asked_for(predictor, num
     network = type(predictor.prediction_net)
     complete = network.complete
 
-    def spy(self, values, known, levels):
+    def spy(self, values, known, levels, *more):
         seen.append(levels)
-        return complete(self, values, known, levels)
+        return complete(self, values, known, levels, *more)
 
     monkeypatch.setattr(network, "complete", spy)
     (forecast,) = forecasts(predictor, panel(1), num_samples, method="q")

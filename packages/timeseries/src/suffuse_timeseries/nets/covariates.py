@@ -1,7 +1,7 @@
 """What else is known of a window, as channels along time: features of the future, and features of the series.
 
-Each of three kinds may be absent, row by row, and then reads as zeros with its "given" channel at zero as well, so that a
-network trained with some of them dropped serves with and without:
+Each of three kinds may be absent, row by row, and then reads as zeros with its "given" channel at zero as well, so that
+a network trained with some of them dropped serves with and without:
 
     dynamic  (B, F, L)   real features known over the whole window, the horizon too (prices, calendar), a condition map
     static   (B, 1, S)   real features of the series, a condition token, repeated along time

@@ -98,7 +98,7 @@ class TwoAxisBackbone(S4DBackbone):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         if x.ndim != 4 or x.shape[1:3] != (self.channels, self.variates):
             raise InvalidArgument(
-                f"x must be (B, {self.channels}, {self.variates}, L) with {self.variates} variates, got {tuple(x.shape)}"
+                f"x must be (B, {self.channels}, {self.variates}, L) with {self.variates} variates, got {[*x.shape]}"
             )
         out = super().forward(fold(x), c_noise.repeat_interleave(self.variates), self.per_variate(cond))
         return unfold(out, self.variates)

@@ -26,7 +26,7 @@ class Summary:
     mean_abs: float
 
 
-def summarize(dataset: Iterable[DataEntry], freq: str, prediction_length: int) -> Summary:
+def summarize(dataset: Iterable[DataEntry], freq: str, prediction_length: int, target_dim: int = 1) -> Summary:
     """One pass over a training set.
 
     Series that are not longer than the horizon, or are all missing, cannot be learnt from and are skipped with a
@@ -39,13 +39,13 @@ def summarize(dataset: Iterable[DataEntry], freq: str, prediction_length: int) -
     total = 0.0
     for entry in dataset:
         series += 1
-        target = check_target(entry)
+        target = check_target(entry, target_dim)
         own = getattr(entry.get("start"), "freqstr", freq)
         if normalize(own) != freq:
             raise InvalidArgument(f"{name_of(entry)} has frequency {own!r}, the estimator was given freq={freq!r}")
         seen = np.isfinite(target)
-        usable += bool(len(target) > prediction_length and seen.any())
-        longest = max(longest, len(target))
+        usable += bool(target.shape[-1] > prediction_length and seen.any())
+        longest = max(longest, target.shape[-1])
         total, count = total + float(np.abs(target[seen]).sum()), count + int(seen.sum())
     if not series:
         raise InvalidArgument("training_data is empty; give at least one series")
@@ -65,13 +65,21 @@ def summarize(dataset: Iterable[DataEntry], freq: str, prediction_length: int) -
     return Summary(series, longest, total / count or 1.0)
 
 
-def check_target(entry: DataEntry) -> np.ndarray:
-    """The target as float64 (T,). Raises InvalidArgument when it has another shape or infinite values."""
+def check_target(entry: DataEntry, target_dim: int = 1) -> np.ndarray:
+    """The target as float64, (T,) or (target_dim, T). Raises InvalidArgument for another shape or infinite values."""
     if "target" not in entry:
         raise InvalidArgument(f"{name_of(entry)} has no 'target', only {sorted(entry)}")
     target = np.asarray(entry["target"], dtype=np.float64)
-    if target.ndim != 1:
-        raise InvalidArgument(f"{name_of(entry)} has a target of shape {target.shape}; TSDiff is univariate, (T,)")
+    if target_dim == 1 and target.ndim != 1:
+        raise InvalidArgument(
+            f"{name_of(entry)} has a target of shape {target.shape}, but the model is univariate, (T,); give "
+            f"target_dim for several variates, or each variate as a series of its own"
+        )
+    if target_dim > 1 and (target.ndim != 2 or len(target) != target_dim):
+        raise InvalidArgument(
+            f"{name_of(entry)} has a target of shape {target.shape}, but target_dim={target_dim} needs "
+            f"({target_dim}, T)"
+        )
     if bad := int(np.isinf(target).sum()):
         raise InvalidArgument(f"{name_of(entry)} has {bad} infinite values; replace them by NaN, which means missing")
     return target
@@ -89,14 +97,15 @@ def nonempty(dataset: Dataset) -> Dataset:
 
 
 class RejectInfinite(SimpleTransformation):
-    """Stops at infinite targets, so that none reaches a forecast."""
+    """Stops at infinite targets, and at those of another number of variates, so that none reaches a forecast."""
 
     @validated()
-    def __init__(self) -> None:
+    def __init__(self, target_dim: int = 1) -> None:
         super().__init__()
+        self.target_dim = target_dim
 
     def transform(self, data: DataEntry) -> DataEntry:
-        check_target(data)
+        check_target(data, self.target_dim)
         return data
 
 
@@ -104,5 +113,5 @@ def learnable(dataset: Iterable[DataEntry], prediction_length: int) -> Iterator[
     """The series that ``summarize`` called usable."""
     for entry in dataset:
         target = np.asarray(entry["target"])
-        if len(target) > prediction_length and np.isfinite(target).any():
+        if target.shape[-1] > prediction_length and np.isfinite(target).any():
             yield entry

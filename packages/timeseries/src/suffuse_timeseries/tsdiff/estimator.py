@@ -1,7 +1,7 @@
 """The estimator: GluonTS's ``PyTorchLightningEstimator`` around ``TSDiffModule``."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,13 +25,15 @@ from gluonts.transform import (
     ValidationSplitSampler,
 )
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 from suffuse.schedules import DiscreteBetas, Schedule
 
 from ..frequency import lags_for, normalize
 from .checks import RejectInfinite, learnable, summarize
+from .features import Features
 from .module import PREDICTION_INPUTS, TRAINING_INPUTS, Forecasting, TSDiffModule
 from .predictor import TSDiffPredictor
+from .windows import Masking
 
 __all__ = ["TSDiffEstimator", "WindowSampler"]
 
@@ -48,7 +50,7 @@ class WindowSampler(ExpectedNumInstanceSampler):
 
 
 class TSDiffEstimator(PyTorchLightningEstimator):
-    """Train a diffusion model on windows of a panel of univariate series.
+    """Train a diffusion model on windows of a panel of series.
 
         predictor = TSDiffEstimator(freq="h", prediction_length=24).train(dataset)
         forecast = next(predictor.predict(dataset))
@@ -66,6 +68,17 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             None.
         condition_dropout: share of training windows without condition. 1 is the paper's unconditional TSDiff, 0 its
             TSDiff-Cond, and between lies one network that is both.
+        training_mask: what a conditional model is told of training windows: ``forecast``, the past; ``random``, entries
+            drawn anywhere, for gaps of any pattern; or ``mix``, both.
+        noise_observed: whether what is known is noised and learnt too, as in TSDiff; False gives it clean and learns
+            only the rest, as CSDI does.
+        target_dim: number of variates D. Above 1 targets are (D, T), forecasts (S, H, D), and the network mixes
+            variates by attention (``nets.TwoAxisBackbone``).
+        num_feat_dynamic_real: number of real features known in the future, ``feat_dynamic_real``; (F, T) in training
+            and (F, T + H) to forecast.
+        num_feat_static_cat, cardinality: number of ``feat_static_cat``, and of the categories of each.
+        num_feat_static_real: number of ``feat_static_real``.
+        time_features: GluonTS's features of the calendar; default none, as in the paper.
         forecasting: how the predictor is asked at first; see ``Forecasting`` and ``TSDiffPredictor.using``.
         schedule: noise schedule; default the paper's.
         width, depth, state: of ``S4DBackbone``.
@@ -89,6 +102,14 @@ class TSDiffEstimator(PyTorchLightningEstimator):
         lags_seq: list[int] | None = None,
         scaling: str | None = "mean",
         condition_dropout: float = 0.5,
+        training_mask: str = "forecast",
+        noise_observed: bool = True,
+        target_dim: int = 1,
+        num_feat_dynamic_real: int = 0,
+        num_feat_static_cat: int = 0,
+        num_feat_static_real: int = 0,
+        cardinality: list[int] | None = None,
+        time_features: list[Callable] | None = None,
         forecasting: Forecasting | None = None,
         schedule: Schedule | None = None,
         width: int = 64,
@@ -116,6 +137,7 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             "num_batches_per_epoch": num_batches_per_epoch,
             "num_parallel_samples": num_parallel_samples,
             "lags_seq": min(lags_seq, default=1),
+            "target_dim": target_dim,
         }
         for name, value in positive.items():
             if value < 1:
@@ -124,8 +146,14 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             raise InvalidArgument(f"scaling must be 'mean', 'std' or None, got {scaling!r}")
         if not 0 <= condition_dropout <= 1:
             raise InvalidArgument(f"condition_dropout must lie in [0, 1], got {condition_dropout}")
+        if training_mask not in get_args(Masking):
+            raise unknown("training_mask", training_mask, get_args(Masking))
         self.freq, self.prediction_length, self.context_length = normalize(freq), prediction_length, context_length
         self.lags_seq, self.scaling, self.condition_dropout = lags_seq, scaling, condition_dropout
+        self.training_mask, self.noise_observed, self.target_dim = training_mask, noise_observed, target_dim
+        self.features = Features(
+            num_feat_dynamic_real, num_feat_static_cat, num_feat_static_real, cardinality, time_features
+        )
         self.forecasting = forecasting or Forecasting(method="q" if condition_dropout == 1 else "cond")
         self.schedule = schedule or PAPER_SCHEDULE
         self.backbone = {"width": width, "depth": depth, "state": state}
@@ -144,12 +172,14 @@ class TSDiffEstimator(PyTorchLightningEstimator):
     def create_transformation(self) -> Transformation:
         return Chain(
             [
-                RejectInfinite(),
+                RejectInfinite(self.target_dim),
                 SelectFields(
-                    [FieldName.START, FieldName.TARGET, FieldName.ITEM_ID, FieldName.INFO], allow_missing=True
+                    [FieldName.START, FieldName.TARGET, FieldName.ITEM_ID, FieldName.INFO, *self.features.fields],
+                    allow_missing=True,
                 ),
-                AsNumpyArray(field=FieldName.TARGET, expected_ndim=1),
+                AsNumpyArray(field=FieldName.TARGET, expected_ndim=1 if self.target_dim == 1 else 2),
                 AddObservedValuesIndicator(target_field=FieldName.TARGET, output_field=FieldName.OBSERVED_VALUES),
+                *self.features.transformations(self.prediction_length),
             ]
         )
 
@@ -167,6 +197,10 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             scaling=self.scaling,
             default_scale=self.default_scale,
             condition_dropout=self.condition_dropout,
+            training_mask=self.training_mask,
+            noise_observed=self.noise_observed,
+            target_dim=self.target_dim,
+            features=self.features.network(),
             num_parallel_samples=self.num_parallel_samples,
             nonnegative_pred_samples=self.nonnegative_pred_samples,
             lr=self.lr,
@@ -182,7 +216,7 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             self.splitter(module, self.train_sampler).apply(Cyclic(data).stream(), is_train=True),
             batch_size=self.batch_size,
             shuffle_buffer_length=16 * self.batch_size if shuffle_buffer_length is None else shuffle_buffer_length,
-            field_names=list(TRAINING_INPUTS),
+            field_names=[*TRAINING_INPUTS, *self.features.inputs],
             output_type=torch.tensor,
             num_batches_per_epoch=self.num_batches_per_epoch,
         )
@@ -191,14 +225,14 @@ class TSDiffEstimator(PyTorchLightningEstimator):
         return as_stacked_batches(
             self.splitter(module, self.validation_sampler).apply(data, is_train=True),
             batch_size=self.batch_size,
-            field_names=list(TRAINING_INPUTS),
+            field_names=[*TRAINING_INPUTS, *self.features.inputs],
             output_type=torch.tensor,
         )
 
     def create_predictor(self, transformation: Transformation, module: TSDiffModule) -> TSDiffPredictor:
         return TSDiffPredictor(
             input_transform=transformation + self.splitter(module, TestSplitSampler()),
-            input_names=list(PREDICTION_INPUTS),
+            input_names=[*PREDICTION_INPUTS, *self.features.inputs],
             prediction_net=module,
             batch_size=self.batch_size,
             prediction_length=self.prediction_length,
@@ -214,7 +248,7 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             instance_sampler=sampler,
             past_length=module.past_length,
             future_length=self.prediction_length,
-            time_series_fields=[FieldName.OBSERVED_VALUES],
+            time_series_fields=[FieldName.OBSERVED_VALUES, *self.features.series_fields],
         )
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -233,7 +267,8 @@ class TSDiffEstimator(PyTorchLightningEstimator):
         Raises:
             InvalidArgument: when the data cannot be learnt from; see ``checks.summarize``.
         """
-        summary = summarize(training_data, self.freq, self.prediction_length)
+        summary = summarize(training_data, self.freq, self.prediction_length, self.target_dim)
+        self.features.check(training_data, self.prediction_length)
         self.default_scale = summary.mean_abs
         callbacks = self.trainer_kwargs.get("callbacks")
         output = super().train_model(

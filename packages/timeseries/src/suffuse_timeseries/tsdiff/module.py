@@ -22,9 +22,9 @@ from suffuse.errors import InvalidArgument, TrainingDiverged, unknown
 from suffuse.schedules import Schedule
 from suffuse.training import EMA, DenoisingObjective
 
-from ..nets.s4d import S4D, S4DBackbone
+from ..nets import S4D, S4DBackbone, TwoAxisBackbone
 from .self_guidance import ObservationSelfGuidance, quantile_levels
-from .windows import Window, window
+from .windows import Window, training_mask, window
 
 __all__ = ["Forecasting", "TSDiffModule"]
 
@@ -33,6 +33,9 @@ METHODS: tuple[Method, ...] = ("cond", "ms", "q")
 
 #: Windows that are denoised at once; more only costs memory.
 CHUNK = 1024
+
+#: Share of training windows without their features, so that the model also serves without.
+FEATURE_DROPOUT = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,11 @@ class Forecasting:
 class TSDiffModule(pl.LightningModule):
     """A denoiser over windows (B, 1 + #lags, context + horizon), trained on and forecasting GluonTS batches.
 
+    Windows of a multivariate target are (B, 1 + #lags, target_dim, context + horizon).
+
     Its arguments are JSON values, so that GluonTS can write it down: ``backbone`` are keyword arguments of
-    ``S4DBackbone``, ``schedule`` is a ``Schedule.to_config()`` and ``forecasting`` the fields of ``Forecasting``. The
-    rest is explained at ``TSDiffEstimator``.
+    ``S4DBackbone`` or ``TwoAxisBackbone``, ``features`` their covariates, ``schedule`` is a ``Schedule.to_config()``
+    and ``forecasting`` the fields of ``Forecasting``. The rest is explained at ``TSDiffEstimator``.
     """
 
     @validated()
@@ -80,9 +85,13 @@ class TSDiffModule(pl.LightningModule):
         schedule: dict,
         backbone: dict,
         forecasting: dict,
+        target_dim: int = 1,
+        features: dict | None = None,
         scaling: str | None = "mean",
         default_scale: float = 1.0,
         condition_dropout: float = 0.5,
+        training_mask: str = "forecast",
+        noise_observed: bool = True,
         num_parallel_samples: int = 100,
         nonnegative_pred_samples: bool = False,
         lr: float = 1e-3,
@@ -93,10 +102,15 @@ class TSDiffModule(pl.LightningModule):
         super().__init__()
         self.context_length, self.prediction_length = context_length, prediction_length
         self.lags, self.scaling, self.default_scale = tuple(lags_seq), scaling, default_scale
-        self.condition_dropout = condition_dropout
+        self.target_dim, self.condition_dropout = target_dim, condition_dropout
+        self.noise_observed, self.training_mask = noise_observed, training_mask
         self.num_parallel_samples, self.nonnegative_pred_samples = num_parallel_samples, nonnegative_pred_samples
         self.lr, self.weight_decay, self.decay_steps, self.ema_decay = lr, weight_decay, decay_steps, ema_decay
-        network = S4DBackbone(1 + len(lags_seq), conditional=condition_dropout < 1, **backbone)
+        settings = {"conditional": condition_dropout < 1, **backbone, **(features or {})}
+        channels = 1 + len(lags_seq)
+        network = (
+            S4DBackbone(channels, **settings) if target_dim == 1 else TwoAxisBackbone(channels, target_dim, **settings)
+        )
         self.denoiser = NetworkDenoiser(network, Schedule.from_config(schedule), prediction_type="v_prediction")
         self.forecasting = Forecasting(**forecasting)
         self._average: list[EMA] = []  # in a list, so that it is no submodule and no part of the state
@@ -107,9 +121,10 @@ class TSDiffModule(pl.LightningModule):
         return self.context_length + max(self.lags, default=0)
 
     @property
-    def event_shape(self) -> tuple[int, int]:
-        """(1 + #lags, context + horizon)."""
-        return 1 + len(self.lags), self.context_length + self.prediction_length
+    def event_shape(self) -> tuple[int, ...]:
+        """(1 + #lags, context + horizon), with ``target_dim`` between them where it is more than 1."""
+        variates = () if self.target_dim == 1 else (self.target_dim,)
+        return 1 + len(self.lags), *variates, self.context_length + self.prediction_length
 
     @property
     def forecasting(self) -> Forecasting:
@@ -125,11 +140,12 @@ class TSDiffModule(pl.LightningModule):
             )
         self._forecasting = wanted
 
-    def window(self, past_target: Tensor, past_observed_values: Tensor, *future: Tensor) -> Window:
+    def window(self, past_target: Tensor, past_observed_values: Tensor, *more: Tensor) -> Window:
+        """``windows.window`` with the settings of this model; ``more`` are its future, future_observed and told."""
         return window(
             past_target,
             past_observed_values,
-            *future,
+            *more,
             context_length=self.context_length,
             prediction_length=self.prediction_length,
             lags=self.lags,
@@ -137,16 +153,40 @@ class TSDiffModule(pl.LightningModule):
             default_scale=self.default_scale,
         )
 
+    def covariates(
+        self,
+        feat_static_cat: Tensor | None = None,
+        feat_static_real: Tensor | None = None,
+        past_time_feat: Tensor | None = None,
+        future_time_feat: Tensor | None = None,
+    ) -> Condition | None:
+        """The features of a batch as the network knows them; None where there are none."""
+        static = {"category": feat_static_cat, "static": feat_static_real}
+        tokens = {name: value[:, None] for name, value in static.items() if value is not None}
+        if past_time_feat is None or future_time_feat is None:
+            return Condition(tokens=tokens) if tokens else None
+        dynamic = torch.cat([past_time_feat[:, -self.context_length :], future_time_feat], dim=1)
+        return Condition(tokens=tokens, maps={"dynamic": dynamic.mT})
+
     # --- training -----------------------------------------------------------------------------------------------
     def loss(self, batch: Mapping[str, Tensor], denoiser: Denoiser | None = None) -> Tensor:
         """Mean squared error of the network's output over the observed entries, at uniform t, as a scalar.
 
-        A share ``condition_dropout`` of the windows is denoised without seeing what is known of them.
+        A share ``condition_dropout`` of the windows is denoised without seeing what is known of them, and a tenth of
+        them without their features. Without ``noise_observed`` what is known is given clean and is not learnt.
         """
-        w = self.window(*(batch[name] for name in TRAINING_INPUTS))
-        objective = DenoisingObjective(cond_dropout=self.condition_dropout)
-        weight = w.observed / w.observed.mean().clamp_min(1e-6)
-        return objective(denoiser or self.denoiser, w.values, told(w.values, w.known), weight=weight)
+        mask = training_mask(batch["past_target"], batch["future_target"], self.training_mask)  # type: ignore[arg-type]
+        w = self.window(*(batch[name] for name in TRAINING_INPUTS), mask)
+        keep = torch.rand(len(w.known), device=w.known.device) >= self.condition_dropout
+        known = w.known * keep.view(-1, *(1,) * (w.known.ndim - 1))
+        cond = told(w.values, known)
+        if (features := self.covariates(**{name: batch[name] for name in FEATURES if name in batch})) is not None:
+            cond = cond.merge(features.dropout(FEATURE_DROPOUT))
+        weight = w.observed if self.noise_observed else w.observed * (1 - known)
+        weight = weight / weight.mean().clamp_min(1e-6)
+        clean = None if self.noise_observed else known > 0
+        objective = DenoisingObjective(cond_dropout=0.0)
+        return objective(denoiser or self.denoiser, w.values, cond, None, weight, clean)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -193,29 +233,43 @@ class TSDiffModule(pl.LightningModule):
         self._average = []
 
     # --- forecasting --------------------------------------------------------------------------------------------
-    def forward(self, past_target: Tensor, past_observed_values: Tensor) -> Tensor:
-        """Sample paths of the horizon, (B, S, H) in the unit of the data, S = ``num_parallel_samples``.
+    def forward(self, past_target: Tensor, past_observed_values: Tensor, **features: Tensor) -> Tensor:
+        """Sample paths of the horizon, (B, S, H) or (B, S, H, D) in the unit of the data, S = ``num_parallel_samples``.
 
         Args:
-            past_target: (B, past_length).
-            past_observed_values: (B, past_length), 1 where observed. Rows without any observation get samples of the
+            past_target: (B, past_length) or (B, past_length, D).
+            past_observed_values: like past_target, 1 where observed. Rows without any observation get samples of the
                 unconditional model.
+            features: of ``covariates``.
         """
         samples = self.num_parallel_samples
         w = self.window(past_target, past_observed_values)
         levels = quantile_levels(samples).to(past_target).repeat(len(past_target))
         values, known = (x.repeat_interleave(samples, 0) for x in (w.values, w.known))
-        parts = zip(*(x.split(CHUNK) for x in (values, known, levels)), strict=True)
-        paths = torch.cat([self.complete(*part) for part in parts])[:, 0, self.context_length :]
-        forecast = w.loc[..., None] + w.scale[..., None] * paths.unflatten(0, (-1, samples))
+        cond = self.covariates(**features)
+        rows = torch.arange(len(values), device=values.device).split(CHUNK)
+        paths = torch.cat([self.complete(values[i], known[i], levels[i], of(cond, i // samples)) for i in rows])
+        paths = paths[:, 0, ..., self.context_length :].unflatten(0, (-1, samples))  # (B, S, [D,] H)
+        forecast = w.loc[:, None] + w.scale[:, None] * paths
+        forecast = forecast if self.target_dim == 1 else forecast.mT
         return forecast.clamp_min(0) if self.nonnegative_pred_samples else forecast
 
-    def complete(self, values: Tensor, known: Tensor, levels: Tensor) -> Tensor:
-        """One sample of the whole window for each row, given its known entries; all (N, C, L), levels (N,)."""
+    def complete(self, values: Tensor, known: Tensor, levels: Tensor, features: Condition | None = None) -> Tensor:
+        """One sample of the whole window for each row, given its known entries.
+
+        Args:
+            values, known: (N, C, L) or (N, C, D, L), as in a ``Window``.
+            levels: kappa of each row, (N,), for the method ``q``.
+            features: covariates of the rows.
+        """
         how = self.forecasting
         denoiser: Denoiser = self.denoiser
-        cond: Condition | None = told(values, known)
-        if how.method != "cond":
+        cond, constraint = features, None
+        if how.method == "cond":
+            cond = told(values, known) if features is None else told(values, known).merge(features)
+            if not self.noise_observed:
+                constraint = samplers.Inpaint(values, known > 0, noised=False)
+        else:
             denoiser = ObservationSelfGuidance(
                 denoiser,
                 values,
@@ -223,18 +277,23 @@ class TSDiffModule(pl.LightningModule):
                 guidance_scale=how.guidance_scale,
                 levels=levels if how.method == "q" else None,
             )
-            cond = None
-        return self.sampler(denoiser, shape=values.shape, cond=cond, device=values.device, dtype=values.dtype)
+        return self.sampler(
+            denoiser, shape=values.shape, cond=cond, constraint=constraint, device=values.device, dtype=values.dtype
+        )
 
     @torch.no_grad()
     def synthesize(self, n: int, generator: Any = None) -> Tensor:
-        """n windows of the series in scaled space, (n, context + horizon), from the unconditional model."""
+        """n windows of the series in scaled space, (n, [D,] context + horizon), from the unconditional model."""
         if self.condition_dropout == 0:
             raise InvalidArgument("synthesis needs a model trained with condition_dropout > 0")
         if n < 1:
             raise InvalidArgument(f"n must be at least 1, got {n}")
-        shape = (n, *self.event_shape)
-        return self.sampler(self.denoiser, shape=shape, generator=generator, device=self.device)[:, 0]
+        sizes = [min(CHUNK, n - i) for i in range(0, n, CHUNK)]
+        draws = (
+            self.sampler(self.denoiser, shape=(size, *self.event_shape), generator=generator, device=self.device)[:, 0]
+            for size in sizes
+        )
+        return torch.cat(list(draws))
 
     @property
     def sampler(self) -> samplers.Sampler:
@@ -247,8 +306,14 @@ class TSDiffModule(pl.LightningModule):
 
 TRAINING_INPUTS = ("past_target", "past_observed_values", "future_target", "future_observed_values")
 PREDICTION_INPUTS = ("past_target", "past_observed_values")
+FEATURES = ("feat_static_cat", "feat_static_real", "past_time_feat", "future_time_feat")
 
 
 def told(values: Tensor, known: Tensor) -> Condition:
     """What the network is told of a window: the known values, zeros elsewhere, and where they are; (B, C, L) each."""
     return Condition(maps={"values": values * known, "observed": known})
+
+
+def of(cond: Condition | None, rows: Tensor) -> Condition | None:
+    """Those rows of a condition, if there is one."""
+    return None if cond is None else cond[rows]

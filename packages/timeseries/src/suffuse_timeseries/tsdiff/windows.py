@@ -6,6 +6,8 @@ A window has L = context + horizon steps. Channel 0 is the series itself, channe
 
 so long history conditions the horizon: at horizon step k a lag channel is known whenever lag_j >= k. All channels are
 diffused. Kollovieh et al. (2023), arXiv:2307.11494, section 4 and appendix B.
+
+Of a multivariate series each variate is scaled and lagged alone, and the D of them are a further axis.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Scaling", "Window", "location_and_scale", "window"]
+from ..nets.two_axis import unfold
+
+__all__ = ["Masking", "Scaling", "Window", "location_and_scale", "training_mask", "window"]
 
 Scaling = Literal["mean", "std"]
+Masking = Literal["forecast", "random", "mix"]
 
 #: A scaled value beyond this is treated as missing: its context says nothing about its size (a near-zero stretch
 #: before a burst), and one such window would outweigh all others in the loss.
@@ -31,10 +36,10 @@ class Window:
     """A batch of windows in model space.
 
     Attributes:
-        values: (B, C, L), scaled; 0 where not observed.
-        observed: (B, C, L), 1 where the value is there (in training that includes the horizon).
-        known: (B, C, L), 1 where the value is there and lies before the forecast starts.
-        loc, scale: (B, 1), y = loc + scale * x.
+        values: (B, C, L) or (B, C, D, L), scaled; 0 where not observed.
+        observed: 1 where the value is there (in training that includes the horizon).
+        known: 1 where the value is there and told; by default, where it lies before the forecast starts.
+        loc, scale: (B, 1) or (B, D, 1), y = loc + scale * x.
     """
 
     values: Tensor
@@ -49,6 +54,7 @@ def window(
     past_observed: Tensor,
     future: Tensor | None = None,
     future_observed: Tensor | None = None,
+    told: Tensor | None = None,
     *,
     context_length: int,
     prediction_length: int,
@@ -59,29 +65,61 @@ def window(
     """Cut, scale and lag a batch.
 
     Args:
-        past: (B, P) with P = context_length + max(lags); any number where not observed.
-        past_observed: (B, P), 1 observed and 0 missing or padding.
-        future: (B, H), the horizon, in training.
-        future_observed: (B, H).
+        past: (B, P) or (B, P, D), P = context_length + max(lags); any number where not observed.
+        past_observed: like past, 1 observed and 0 missing or padding.
+        future: (B, H) or (B, H, D), the horizon, in training.
+        future_observed: like future.
+        told: past and future in one, 1 where an observation may be told to the model; default: all of the past.
         context_length: steps before the forecast that lie in the window.
         prediction_length: H.
         lags: shifts of the further channels, in steps.
         scaling: see ``location_and_scale``.
         default_scale: see ``location_and_scale``.
     """
+    if past.ndim == 3:
+        parts = (past, past_observed, future, future_observed, told)
+        w = window(
+            *(None if part is None else part.mT.flatten(0, 1) for part in parts),  # type: ignore[arg-type]
+            context_length=context_length,
+            prediction_length=prediction_length,
+            lags=lags,
+            scaling=scaling,
+            default_scale=default_scale,
+        )
+        variates = past.shape[2]
+        maps = (unfold(x, variates) for x in (w.values, w.observed, w.known))
+        return Window(*maps, *(x.unflatten(0, (-1, variates)) for x in (w.loc, w.scale)))
     past = torch.where(past_observed > 0, past, 0.0)
     if future is None or future_observed is None:
         future = future_observed = past.new_zeros(len(past), prediction_length)
-    loc, scale = location_and_scale(past, past_observed, context_length, scaling, default_scale)
+    told = F.pad(torch.ones_like(past), (0, prediction_length)) if told is None else told
+    of = past_observed * told[:, : past.shape[1]]
+    loc, scale = location_and_scale(past, of, context_length, scaling, default_scale)
 
     seen = torch.cat([past_observed, future_observed], dim=1)
     values = (torch.cat([past, future], dim=1) - loc) / scale
     seen = seen * (values.abs() <= LIMIT)
     values = torch.where(seen > 0, values, 0.0)
-    known = F.pad(seen[:, : past.shape[1]], (0, prediction_length))
     length = context_length + prediction_length
-    x, observed, known = (lagged(series, lags, length) for series in (values, seen, known))
+    x, observed, known = (lagged(series, lags, length) for series in (values, seen, seen * told))
     return Window(x, observed, known, loc, scale)
+
+
+def training_mask(past: Tensor, future: Tensor, masking: Masking) -> Tensor:
+    """What may be told of training windows, (B, P + H) or (B, P + H, D): 1 or 0.
+
+    ``forecast``: the past. ``random``: entries drawn alone, each with the same probability, which is uniform in (0, 1)
+    from window to window. ``mix``: either, by the toss of a coin for each window.
+    The masks of Tashiro et al. (2021), "CSDI", arXiv:2107.03502, section 4.2, for forecasting and for imputation.
+    """
+    forecast = torch.cat([torch.ones_like(past), torch.zeros_like(future)], dim=1)
+    if masking == "forecast":
+        return forecast
+    per_window = (len(past), *(1,) * (past.ndim - 1))
+    random = (torch.rand_like(forecast) < torch.rand(per_window, device=past.device)).to(forecast)
+    if masking == "random":
+        return random
+    return torch.where(torch.rand(per_window, device=past.device) < 0.5, forecast, random)
 
 
 def lagged(series: Tensor, lags: tuple[int, ...], length: int) -> Tensor:
