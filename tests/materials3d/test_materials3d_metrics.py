@@ -189,10 +189,11 @@ def test_curves_compare_only_on_the_same_distances(layers, sphere):
 
 
 def test_measure_by_name(layers):
-    assert measure(layers, ["volume_fraction", "clusters"]) == {"volume_fraction": 0.5, "clusters": 2.0}
-    assert set(measure(layers)) == set(metrics.DESCRIPTORS)
-    with pytest.raises(InvalidArgument, match="did you mean 'volume_fraction'"):
-        measure(layers, ["volume_fractoin"])
+    assert measure(layers, ["vf_1", "clusters_A"]) == {"vf_1": 0.5, "clusters_A": 2.0}
+    assert {"vf_0", "vf_1", "percolates_1", "sv"} <= set(measure(layers))
+    assert "vf_0" not in measure(layers, phase=1)
+    with pytest.raises(InvalidArgument, match="did you mean 'clusters_1'"):
+        measure(layers, ["clustres_1"])
 
 
 def test_a_uniform_structure_has_no_length():

@@ -15,25 +15,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import baselines as baselines
     from . import data as data
+    from . import descriptors as descriptors
     from . import metrics as metrics
     from . import nets as nets
     from . import plots as plots
+    from . import simulate as simulate
+    from .descriptors import measure as measure
     from .io import read_volume as read_volume
     from .io import write_volume as write_volume
     from .mesh import to_mesh as to_mesh
     from .mesh import to_scene as to_scene
     from .mesh import write_mesh as write_mesh
-    from .metrics import measure as measure
     from .microstructure import Microstructure as Microstructure
     from .pipeline import MicrostructurePipeline as MicrostructurePipeline
     from .simulate import CahnHilliard as CahnHilliard
 
-_MODULES = ("baselines", "data", "metrics", "nets", "plots")
+_MODULES = ("baselines", "data", "descriptors", "metrics", "nets", "plots", "simulate")
 _NAMES = {
     "CahnHilliard": "simulate",
     "Microstructure": "microstructure",
     "MicrostructurePipeline": "pipeline",
-    "measure": "metrics",
+    "measure": "descriptors",
     "read_volume": "io",
     "to_mesh": "mesh",
     "to_scene": "mesh",

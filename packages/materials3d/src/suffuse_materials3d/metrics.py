@@ -1,4 +1,4 @@
-r"""Descriptors: what a microstructure is, in numbers.
+r"""Measures of structures, and of how far two sets of them are apart. By name, and with more: ``descriptors``.
 
 Each takes a `Microstructure` and a phase and respects its voxel size and periodic axes. Correlations follow Torquato
 (2002), "Random Heterogeneous Materials". Names of length-valued results are in the structure's own unit.
@@ -7,7 +7,7 @@ Each takes a `Microstructure` and a phase and respects its voxel size and period
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +15,15 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from suffuse.errors import InvalidArgument, unknown
+from suffuse.errors import InvalidArgument
 
 from .microstructure import Microstructure
 from .simulate import wave_numbers
 
 __all__ = [
-    "DESCRIPTORS",
     "Curve",
     "characteristic_length",
+    "clusters_through",
     "components",
     "connected_fraction",
     "curve_distance",
@@ -31,7 +31,6 @@ __all__ = [
     "interface_area",
     "lineal_path",
     "mae",
-    "measure",
     "overlap",
     "percolates",
     "r2",
@@ -158,10 +157,15 @@ def components(ms: Microstructure, phase: int = 1) -> tuple[NDArray[np.int32], i
     return _components(ms.mask(phase), ms.periodic)
 
 
-def _components(mask: NDArray[np.bool_], periodic: Sequence[bool]) -> tuple[NDArray[np.int32], int]:
-    from scipy import ndimage, sparse
+def _components(
+    mask: NDArray[np.bool_], periodic: Sequence[bool], connectivity: int = 6
+) -> tuple[NDArray[np.int32], int]:
+    import cc3d
+    from scipy import sparse
 
-    labels, n = ndimage.label(mask)
+    found = cc3d.connected_components(mask.astype(np.uint8), connectivity=connectivity, return_N=True)
+    labels: NDArray[Any] = found[0]
+    n = int(found[1])
     first, last = [], []
     for axis in (axis for axis in range(3) if periodic[axis]):
         a, b = labels.take(0, axis), labels.take(-1, axis)
@@ -178,9 +182,16 @@ def _components(mask: NDArray[np.bool_], periodic: Sequence[bool]) -> tuple[NDAr
 
 def percolates(ms: Microstructure, phase: int = 1, axis: int = 2) -> bool:
     """Whether one cluster of the phase touches both faces of the box across an axis; the other axes may wrap."""
+    return bool(clusters_through(ms, phase, axis).any())
+
+
+def clusters_through(ms: Microstructure, phase: int = 1, axis: int = 2) -> NDArray[np.bool_]:
+    """(X, Y, Z) voxels of the clusters that reach from face to face of an axis; the other axes may wrap."""
     periodic = tuple(p and i != axis for i, p in enumerate(ms.periodic))
     labels, _ = _components(ms.mask(phase), periodic)
-    return bool(np.intersect1d(labels.take(0, axis), labels.take(-1, axis)).max(initial=0) > 0)
+    both = np.intersect1d(labels.take(0, axis), labels.take(-1, axis))
+    through: NDArray[np.bool_] = np.isin(labels, both[both > 0])
+    return through
 
 
 def connected_fraction(ms: Microstructure, phase: int = 1) -> float:
@@ -261,31 +272,3 @@ def _pair(obtained: ArrayLike, requested: ArrayLike) -> tuple[Tensor, Tensor]:
     if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
         raise InvalidArgument(f"need two lists of one length >= 2, got shapes {tuple(a.shape)} and {tuple(b.shape)}")
     return a, b
-
-
-# --- by name ----------------------------------------------------------------------------------------------------
-
-#: Every scalar descriptor by name: (structure, phase) -> float.
-DESCRIPTORS: dict[str, Callable[[Microstructure, int], float]] = {
-    "volume_fraction": volume_fraction,
-    "interface_area": interface_area,
-    "connected_fraction": connected_fraction,
-    "clusters": lambda ms, phase: float(components(ms, phase)[1]),
-    "euler_density": euler_density,
-    "percolates_x": lambda ms, phase: float(percolates(ms, phase, 0)),
-    "percolates_y": lambda ms, phase: float(percolates(ms, phase, 1)),
-    "percolates_z": lambda ms, phase: float(percolates(ms, phase, 2)),
-}
-
-
-def measure(ms: Microstructure, names: Iterable[str] | None = None, phase: int = 1) -> dict[str, float]:
-    """Descriptors of a structure by name, all by default.
-
-    Raises:
-        InvalidArgument: for an unknown name, listing the known ones.
-    """
-    names = list(DESCRIPTORS if names is None else names)
-    for name in names:
-        if name not in DESCRIPTORS:
-            raise unknown("descriptor", name, DESCRIPTORS)
-    return {name: DESCRIPTORS[name](ms, phase) for name in names}

@@ -8,8 +8,7 @@ the batches before it showed, and structures outside of the range are dropped an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from suffuse.errors import InvalidArgument, unknown
 from suffuse.random import generators
 
 from ..microstructure import Microstructure
+from ..progress import bar
 from ..simulate import SPINODAL, CahnHilliard
 
 __all__ = ["DATASETS", "Augmented", "SpinodalVolumes", "load", "request", "simulate_spinodal"]
@@ -180,7 +180,7 @@ def simulate_spinodal(
     parts: list[SpinodalVolumes] = []
     seen_mean, seen_fraction = torch.zeros(0), torch.zeros(0)
     kept = tried = rejected = 0
-    with _bar("simulating", n, progress) as move:
+    with bar("simulating", n, progress) as move:
         while kept < n:
             if tried >= 20 * n + 100:
                 raise InvalidArgument(
@@ -246,13 +246,3 @@ def _rows(
         names.repeat_interleave(t),
         equation,
     )
-
-
-@contextmanager
-def _bar(what: str, total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields the function that moves it."""
-    from rich.progress import Progress
-
-    with Progress(disable=not show, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
