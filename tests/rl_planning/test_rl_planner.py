@@ -13,8 +13,8 @@ from suffuse import Condition, hub
 from suffuse.errors import CheckpointError, InvalidArgument
 from suffuse.samplers import DDPM, DPMSolverPP, Heun
 from suffuse_rl_planning import DiffusionPlanner
-from suffuse_rl_planning.objective import PinnedObjective
-from suffuse_rl_planning.planner import measured
+from suffuse_rl_planning.directors import measured
+from suffuse_rl_planning.planners.objective import PinnedObjective
 from suffuse_rl_planning.requests import encode
 
 
@@ -58,7 +58,7 @@ def test_the_pinned_observation_is_shown_clean_and_not_judged(planner):
 def test_behaviours_are_dropped_apart(planner):
     cond = Condition(tokens={name: torch.ones(400, 1, 7) for name in ("speed", "height")})
     spy = Spy(planner.denoiser)
-    objective = PinnedObjective(weighting="sample", observation_dim=17, cond_dropout=0.5)
+    objective = PinnedObjective(weighting="sample", observation_dim=17, cond_dropout=0.5, drop_all=0.0)
     objective(spy, torch.randn(400, 23, 8), cond, torch.Generator().manual_seed(0))
     kept = torch.stack([spy.cond.masks[name][:, 0] for name in cond.names])
     assert {tuple(column) for column in kept.T.tolist()} == {(a, b) for a in (True, False) for b in (True, False)}
@@ -155,9 +155,9 @@ def test_the_director_picks_the_candidate_nearest_to_the_request(planner, observ
 
 
 class Counting(DiffusionPlanner):
-    def _plan(self, o, asked, rows, decisions, deterministic):
+    def _plan(self, o, asked, rows, decisions, deterministic, last=None):
         self.log.append((rows.tolist(), decisions.tolist()))
-        return super()._plan(o, asked, rows, decisions, deterministic)
+        return super()._plan(o, asked, rows, decisions, deterministic, last)
 
 
 @pytest.fixture

@@ -14,19 +14,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attributes import Attributes as Attributes
     from .baselines import BehaviourCloning as BehaviourCloning
     from .data import Episodes as Episodes
     from .envs import make as make
     from .envs import make_vec as make_vec
     from .envs import rollout as rollout
     from .evaluate import track as track
-    from .planner import DiffusionPlanner as DiffusionPlanner
+    from .planners import AlignDiff as AlignDiff
+    from .planners import DecisionDiffuser as DecisionDiffuser
+    from .planners import Diffuser as Diffuser
+    from .planners import DiffusionPlanner as DiffusionPlanner
 
 __version__ = "0.1.0"
 
 _NAMES = {
     "BehaviourCloning": "baselines",
-    "DiffusionPlanner": "planner",
+    "AlignDiff": "planners",
+    "Attributes": "attributes",
+    "DecisionDiffuser": "planners",
+    "Diffuser": "planners",
+    "DiffusionPlanner": "planners",
     "Episodes": "data",
     "make": "envs",
     "make_vec": "envs",

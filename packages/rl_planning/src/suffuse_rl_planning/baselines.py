@@ -17,7 +17,7 @@ from suffuse.errors import InvalidArgument
 
 from .data import Normaliser, Scale, Windows
 from .envs import Array, robot
-from .requests import WIDTH, Commanded, encode
+from .requests import Commanded, encode, width
 
 
 class BehaviourCloning(Commanded):
@@ -67,7 +67,7 @@ class BehaviourCloning(Commanded):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = nn.Sequential(
-                nn.Linear(o + len(scales) * (WIDTH + 1), hidden),
+                nn.Linear(o + len(scales) * (width() + 1), hidden),
                 nn.SiLU(),
                 nn.Linear(hidden, hidden),
                 nn.SiLU(),

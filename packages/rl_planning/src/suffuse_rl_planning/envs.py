@@ -1,14 +1,20 @@
-"""The robots: planar gymnasium MuJoCo environments, many at once, with state resets and measured behaviour.
+"""The robots: gymnasium MuJoCo environments, many at once, with state resets and measured behaviour.
 
 A planar walker with j joints observes ``[z, pitch, joint angles (j), v_x, v_z, pitch rate, joint velocities (j)]``,
 that is its generalised positions without x, then its generalised velocities (metres, radians, seconds).
+Humanoid-v5 observes the same of its 17 joints, with an orientation in place of the pitch, and much more behind that.
 Actions are motor commands in [-1, 1]. A :class:`Rollout` is what n environments did for T steps.
+
+The environments stand for those of Dong et al. (2024), "AlignDiff", arXiv:2310.02054: Hopper-v5 for MO-Hopper (its
+control step and its limits), Walker2d-v5 without termination for DMControl's walker, Humanoid-v5 with its 270
+observations and without termination for MO-Humanoid. Behaviours correspond; numbers do not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -25,13 +31,16 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Robot:
-    """One planar robot: how to make it and how to read its observation.
+    """One robot: how to make it and how to read its observation. This class reads planar ones.
 
     Attributes:
         env_id: gymnasium id.
         joints: number j of actuated joints; the observation has 2 j + 5 entries.
         gear: torque in N m of a motor command of 1, per joint.
         height_offset: torso height in metres minus the first observation.
+        upright: (lowest torso height in m, largest pitch in rad) of a robot that has not fallen.
+        left, right: its joints by leg, hip first; for the cheetah's hind and fore leg, for the hopper the same leg.
+        attributes: behaviours that are worth asking for.
         options: keyword arguments of ``gymnasium.make``.
     """
 
@@ -39,11 +48,20 @@ class Robot:
     joints: int
     gear: tuple[float, ...]
     height_offset: float = 0.0
+    upright: tuple[float, float] = (0.0, 1.2)
+    left: tuple[int, ...] = (0,)
+    right: tuple[int, ...] = (0,)
+    attributes: tuple[str, ...] = ("speed", "height", "energy")
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def observation_dim(self) -> int:
         return 2 * self.joints + 5
+
+    def fallen(self, observation: Array) -> Array:
+        """Whether the torso is too low or too tilted (...,)."""
+        low, tilt = self.upright
+        return cast(Array, (self.height(observation) < low) | (np.abs(self.pitch(observation)) > tilt))
 
     def angles(self, observation: Array) -> Array:
         """Joint angles (..., j) in rad."""
@@ -75,14 +93,65 @@ class Robot:
         return cast(Array, np.abs(torque * self.joint_rates(observation)).sum(-1))
 
 
+@dataclass(frozen=True)
+class Spatial(Robot):
+    """A robot that moves in space: ``[z, orientation (w, x, y, z), joint angles (j), v (3), rotation (3), joint
+    velocities (j), ...]``. Its motors take commands in [-0.4, 0.4], which are rescaled to [-1, 1].
+    """
+
+    size: int = 270
+    order: tuple[int, ...] = (1, 0, *range(2, 17))  # of joints as motors are numbered
+
+    @property
+    def observation_dim(self) -> int:
+        return self.size
+
+    def angles(self, observation: Array) -> Array:
+        return observation[..., 5 + np.asarray(self.order)]
+
+    def joint_rates(self, observation: Array) -> Array:
+        return observation[..., 11 + self.joints + np.asarray(self.order)]
+
+    def pitch(self, observation: Array) -> Array:
+        w, x, y, z = np.moveaxis(observation[..., 1:5], -1, 0)
+        return cast(Array, np.arcsin(np.clip(2 * (w * y - z * x), -1.0, 1.0)))
+
+    def pitch_rate(self, observation: Array) -> Array:
+        return observation[..., 9 + self.joints]
+
+    def forward_velocity(self, observation: Array) -> Array:
+        return observation[..., 5 + self.joints]
+
+
 ROBOTS = {
     robot.env_id: robot
     for robot in (
-        Robot("HalfCheetah-v5", 6, (120.0, 90.0, 60.0, 120.0, 60.0, 30.0), height_offset=0.7),
-        Robot("Walker2d-v5", 6, (100.0,) * 6, options={"terminate_when_unhealthy": False}),
-        Robot("Hopper-v5", 3, (200.0,) * 3),
+        Robot(
+            "HalfCheetah-v5", 6, (120.0, 90.0, 60.0, 120.0, 60.0, 30.0), height_offset=0.7, left=(0, 1, 2),
+            right=(3, 4, 5),
+        ),
+        Robot(
+            "Walker2d-v5", 6, (100.0,) * 6, upright=(0.7, 1.0), right=(0, 1, 2), left=(3, 4, 5),
+            attributes=("speed", "height", "stride", "leg"),
+            options={"terminate_when_unhealthy": False, "frame_skip": 8},  # 16 ms; DMControl's walker has 25 ms
+        ),
+        Robot(
+            "Hopper-v5", 3, (200.0,) * 3, upright=(0.4, np.pi / 2), left=(0, 1, 2), right=(0, 1, 2),
+            attributes=("speed", "jump"),
+            options={
+                "frame_skip": 5,
+                "healthy_z_range": (0.4, 100.0),
+                "healthy_angle_range": (-np.pi / 2, np.pi / 2),
+            },
+        ),
+        Spatial(
+            "Humanoid-v5", 17,
+            tuple(0.4 * g for g in (100, 100, 100, 100, 100, 300, 200, 100, 100, 300, 200, 25, 25, 25, 25, 25, 25)),
+            upright=(0.8, 1.2), right=(5, 3, 4, 6), left=(9, 7, 8, 10), attributes=("speed", "height"),
+            options={"include_cfrc_ext_in_observation": False, "terminate_when_unhealthy": False},
+        ),
     )
-}
+}  # fmt: skip
 
 
 def robot(env_id: str) -> Robot:
@@ -123,7 +192,25 @@ def make(env_id: str, **options: Any) -> Any:
 
     known = robot(env_id)
     with quiet_model_loading():
-        return gymnasium.make(env_id, **{**known.options, **options})
+        env = gymnasium.make(env_id, **{**known.options, **options})
+        return _unit_commands(env) if isinstance(known, Spatial) else env
+
+
+def _unit_commands(env: Any) -> Any:
+    """Motor commands in [-1, 1], whatever the simulator's own range."""
+    from gymnasium.wrappers import RescaleAction
+
+    return RescaleAction(env, np.float32(-1.0), np.float32(1.0))
+
+
+@functools.cache
+def control_step(env_id: str) -> float:
+    """Seconds between two actions."""
+    env = make(env_id)
+    try:
+        return float(env.unwrapped.dt)
+    finally:
+        env.close()
 
 
 def make_vec(env_id: str, n: int, **options: Any) -> Any:
@@ -140,6 +227,7 @@ def make_vec(env_id: str, n: int, **options: Any) -> Any:
             num_envs=n,
             vectorization_mode="sync",
             vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            wrappers=[_unit_commands] if isinstance(known, Spatial) else None,
             **{**known.options, **options},
         )
 
@@ -195,23 +283,27 @@ class Rollout:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @functools.cached_property
+    def _series(self) -> dict[str, Array]:
+        from . import behaviours
+
+        series = behaviours.per_step(robot(self.env_id), self.observations[:, 1:], self.actions)
+        series["speed"] = np.diff(self.qpos[..., 0], axis=1) / self.dt
+        return series
+
     def series(self) -> dict[str, Array]:
-        """Behaviour per control step, each (n, T): see :mod:`suffuse_rl_planning.behaviours`."""
-        known = robot(self.env_id)
-        after = self.observations[:, 1:]
-        return {
-            "speed": np.diff(self.qpos[..., 0], axis=1) / self.dt,
-            "height": known.height(after),
-            "energy": known.power(after, self.actions),
-        }
+        """What is measured at every control step, each (n, T): see :mod:`suffuse_rl_planning.behaviours`."""
+        return self._series
 
     def behaviour(self, name: str, start: int = 0, stop: int | None = None) -> Array:
-        """Mean of a behaviour over control steps start … stop of each episode: (n,), in its unit."""
-        steps = np.arange(self.actions.shape[1])
-        stop = len(steps) if stop is None else stop
-        inside = (steps >= start) & (steps < np.minimum(stop, self.length)[:, None])
-        values = np.where(inside, self.series()[name], 0.0).sum(1)
-        return cast(Array, values / np.maximum(inside.sum(1), 1))
+        """A behaviour over control steps start … stop of each episode: (n,), in its unit; 0 where it ended before."""
+        from . import behaviours
+
+        steps = self.actions.shape[1]
+        stop = np.minimum(steps if stop is None else stop, self.length)
+        flat = {key: values.reshape(-1) for key, values in self._series.items()}
+        first = np.arange(len(self)) * steps + np.minimum(start, stop)
+        return behaviours.over(name, flat, first, np.arange(len(self)) * steps + stop, self.dt)
 
 
 def rollout(

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike
 from suffuse.errors import InvalidArgument
 
 from . import behaviours, metrics
-from .collect.cpg import CPG, control_step
+from .collect.cpg import CPG
 from .collect.dataset import controllers, measured_controllers
 from .data import Scale
-from .envs import Array, Policy, Rollout, robot, rollout
-from .planner import DiffusionPlanner
+from .envs import Array, Policy, Rollout, control_step, robot, rollout
+from .planners import DiffusionPlanner
 from .requests import Commanded
 
 

@@ -77,7 +77,7 @@ def sample(
     from suffuse.bench.runner import resolve_device
 
     from . import behaviours, evaluate, pictures, render
-    from .planner import DiffusionPlanner, few_steps
+    from .planners import DiffusionPlanner, few_steps
 
     if n < 1:
         raise InvalidArgument(f"n must be at least 1 rollout per speed, got {n}")
@@ -150,7 +150,7 @@ def speed_planner(
         device: cpu, cuda, or auto.
         progress: show a progress bar.
     """
-    from .planner import DiffusionPlanner
+    from .planners import DiffusionPlanner
 
     data = load_or_collect(dataset, episodes=episodes, seed=seed)
     windows = data.windows(horizon, names=behaviours, measure=max(measure, horizon))

@@ -2,9 +2,9 @@
 
 A behaviour v becomes u in [0, 1] on the scale of the training data, and then one token of width 7,
 
-    [u, sin(pi 2^k u), cos(pi 2^k u)],  k = 0, 1, 2.
+    [u, sin(pi 2^k u), cos(pi 2^k u)],  k = 0, 1, 2,
 
-Zero is a meaningful request (stand still), so absence cannot be a value: it is the mask, and any subset of the
+or, as in AlignDiff, the one of V = 100 bins that u falls in, floor(u V), which a network embeds. Zero is a meaningful request (stand still), so absence cannot be a value: it is the mask, and any subset of the
 behaviours can be requested. Dong et al. (2024), "AlignDiff", arXiv:2310.02054, section 4.
 """
 
@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from suffuse import Condition
@@ -24,21 +25,26 @@ from suffuse.errors import InvalidArgument, unknown
 from .data.normalise import Scale
 from .envs import Array, robot
 
-WIDTH = 7
+
+def width(bins: int = 0) -> int:
+    """Entries of a token."""
+    return bins or 7
 
 
-def token(u: Tensor) -> Tensor:
-    """u (n,) in [0, 1] -> (n, 1, 7)."""
+def token(u: Tensor, bins: int = 0) -> Tensor:
+    """u (n,) in [0, 1] -> (n, 1, 7), or with bins V the one-hot (n, 1, V)."""
+    if bins:
+        return F.one_hot((u * bins).long().clamp(max=bins - 1), bins)[:, None].to(u.dtype)
     angle = torch.pi * u[:, None] * 2.0 ** torch.arange(3, device=u.device)
     return torch.cat([u[:, None], angle.sin(), angle.cos()], -1)[:, None]
 
 
-def encode(values: Mapping[str, Tensor], scales: Mapping[str, Scale]) -> Condition:
+def encode(values: Mapping[str, Tensor], scales: Mapping[str, Scale], bins: int = 0) -> Condition:
     """Behaviours, name -> (n,) in units, NaN where nothing is asked, as a condition with all names of ``scales``."""
     tokens, masks = {}, {}
     for name, scale in scales.items():
         given = values[name].isfinite()
-        tokens[name] = token(scale(torch.where(given, values[name], scale.low))) * given[:, None, None]
+        tokens[name] = token(scale(torch.where(given, values[name], scale.low)), bins) * given[:, None, None]
         masks[name] = given[:, None]
     return Condition(tokens=tokens, masks=masks)
 

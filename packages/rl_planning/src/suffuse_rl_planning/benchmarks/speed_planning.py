@@ -56,7 +56,7 @@ def speed_planning(run: Run) -> None:
     from ..collect.dataset import spread
     from ..data import Episodes
     from ..envs import Policy, robot
-    from ..planner import DiffusionPlanner
+    from ..planners import DiffusionPlanner
     from ..recipes import datasets_in
 
     size = SIZES[run.profile]

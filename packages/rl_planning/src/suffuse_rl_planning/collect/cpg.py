@@ -17,7 +17,7 @@ import numpy as np
 
 from suffuse.errors import InvalidArgument
 
-from ..envs import Array, Robot, make
+from ..envs import Array, Robot
 
 FADE_STEPS = 10  # control steps over which one controller hands over to the next
 
@@ -33,15 +33,6 @@ def bounds(robot: Robot) -> tuple[Array, Array]:
     high = [0.6] * j + [0.9] * j + [np.pi] * j + [1.0] * j + [0.2] * j + [0.15] * j
     low = [-0.6] * j + [0.0] * j + [-np.pi] * j + [-1.0] * j + [-0.2] * j + [-0.15] * j
     return np.array([*low, 0.5, 0.5, 0.0]), np.array([*high, 4.5, 6.0, 0.3])
-
-
-def control_step(env_id: str) -> float:
-    """Seconds between two actions."""
-    env = make(env_id)
-    try:
-        return float(env.unwrapped.dt)
-    finally:
-        env.close()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,21 +12,25 @@ import numpy as np
 
 from suffuse.errors import InvalidArgument, unknown
 
-from .. import behaviours
-from ..envs import Array, Robot, Rollout, make, quiet_model_loading, robot, rollout
-from .cpg import CPG, FADE_STEPS, RandomPolicy, control_step
+from ..behaviours import SERIES
+from ..envs import Array, Policy, Robot, Rollout, control_step, make, quiet_model_loading, robot, rollout
+from .cpg import CPG, FADE_STEPS, RandomPolicy
+from .search import MEASURED
 
 DATASET_ID = "suffuse/halfcheetah/cpg-v0"
-BUNDLED = {"HalfCheetah-v5": "halfcheetah.csv"}
+BUNDLED = {"HalfCheetah-v5": "halfcheetah.csv", "Walker2d-v5": "walker2d.csv", "Hopper-v5": "hopper.csv"}
 HELD_OUT = 10  # every tenth controller belongs to the test split
 
 
 @functools.cache
-def _table(file: str) -> Array:
-    return np.loadtxt(str(importlib.resources.files(__package__).joinpath(file)), delimiter=",", skiprows=1)
+def _table(file: str) -> dict[str, Array]:
+    path = str(importlib.resources.files(__package__).joinpath(file))
+    with open(path, encoding="utf-8") as lines:
+        names = next(lines).strip().split(",")
+    return dict(zip(names, np.loadtxt(path, delimiter=",", skiprows=1).T, strict=True))
 
 
-def _bundled(env_id: str) -> Array:
+def _bundled(env_id: str) -> dict[str, Array]:
     robot(env_id)
     if env_id not in BUNDLED:
         raise InvalidArgument(
@@ -37,12 +42,12 @@ def _bundled(env_id: str) -> Array:
 
 def controllers(env_id: str) -> Array:
     """The bundled controllers of a robot (n, p), slowest first, found by :mod:`~suffuse_rl_planning.collect.search`."""
-    return _bundled(env_id)[:, len(behaviours.UNITS) :].copy()
+    return np.stack([column for name, column in _bundled(env_id).items() if name not in MEASURED], 1)
 
 
 def measured_controllers(env_id: str) -> dict[str, Array]:
     """What the bundled controllers did when they were found: behaviour -> (n,) in its unit."""
-    return {name: _bundled(env_id)[:, k].copy() for k, name in enumerate(behaviours.UNITS)}
+    return {name: column.copy() for name, column in _bundled(env_id).items() if name in MEASURED}
 
 
 def spread(n: int, total: int) -> Array:
@@ -74,6 +79,7 @@ def collect(
     steps: int = 200,
     parameters: Array | None = None,
     controller: str = "cpg",
+    policies: Sequence[Policy] = (),
     action_noise: float = 0.1,
     switch: float = 0.25,
     contaminate: float = 0.0,
@@ -89,6 +95,8 @@ def collect(
         steps: control steps of each.
         parameters: (n, p) of CPGs to drive with; the bundled ones if None.
         controller: "cpg", or "random" for uniform motor commands only.
+        policies: further behaviour, anything with ``predict`` (those of stable-baselines3, say); each drives
+            ``episodes`` more episodes, and the last tenth of them is the test split.
         action_noise: standard deviation of the noise on executed motor commands.
         switch: share of the episodes in which a second controller takes over.
         contaminate: share of further episodes, driven at random, that spoil the dataset.
@@ -96,8 +104,8 @@ def collect(
         overwrite: replace a dataset of this id.
 
     Returns:
-        the ``minari.MinariDataset``. Each step has the infos ``qpos``, ``qvel``, ``speed`` (m/s), ``height`` (m) and
-        ``energy`` (W); each episode the metadata ``controllers``, ``split`` and its mean behaviour.
+        the ``minari.MinariDataset``. Each step has the infos ``qpos``, ``qvel`` and what ``behaviours.per_step``
+        measures; each episode the metadata ``controllers``, ``split``, and its mean speed, height and energy.
     """
     import minari
 
@@ -122,7 +130,7 @@ def collect(
 
     def record(policy: Any, used: list[list[int]], noise: float, at: int) -> None:
         result = rollout(policy, env_id=env_id, n=len(used), steps=steps, seed=at, action_noise=noise)
-        means = {name: result.behaviour(name) for name in behaviours.UNITS}
+        means = {name: result.behaviour(name) for name in ("speed", "height", "energy")}
         for i, indices in enumerate(used):
             buffers.append(_buffer(result, i, number=len(buffers), seed=at + i))
             held_out = any(index % HELD_OUT == HELD_OUT // 2 for index in indices)
@@ -141,6 +149,11 @@ def collect(
             known, pool, control_step(env_id), episodes=episodes, steps=steps, switch=switch, seed=seed
         )
         record(policy, used, action_noise, seed)
+    for k, other in enumerate(policies):
+        first = len(buffers)
+        record(other, [[] for _ in range(episodes)], action_noise, seed + (k + 2) * episodes)
+        for entry in metadata[first + max(1, episodes - episodes // HELD_OUT) :]:
+            entry["split"] = "test"
     if noisy:
         record(RandomPolicy(known.joints, seed), [[] for _ in range(noisy)], 0.0, seed + episodes)
 
@@ -175,7 +188,8 @@ def _buffer(result: Rollout, i: int, *, number: int, seed: int) -> Any:
     nothing = np.zeros(length, bool)
     fell = bool(result.terminated[i])
     infos = {"qpos": result.qpos[i, : length + 1], "qvel": result.qvel[i, : length + 1]}
-    for name, series in result.series().items():
+    for name in SERIES:
+        series = result.series()[name]
         infos[name] = np.concatenate([[0.0], series[i, :length]])  # nothing was done before the first observation
     return EpisodeBuffer(
         id=number,

@@ -6,8 +6,11 @@ crosses neither a termination nor a truncation.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,8 @@ from torch import Tensor
 from suffuse.errors import InvalidArgument
 
 from .. import behaviours
-from ..envs import Array, robot
+from ..envs import Array, control_step, robot
+from .files import replacing
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,18 @@ class Windows:
 
     Attributes:
         trajectories: (W, H, o + a) observation and the action taken there, in the units of the environment.
-        behaviour: name -> (W,), the mean that was measured from the window's start on, in its unit.
+        behaviour: name -> (W,), what was measured from the window's start on, in its unit; or another label by which
+            to ask for such windows: attribute strengths in [0, 1], returns.
         episode, start: (W,) where each window comes from.
+        measured: (W, 2) first and last step (excluded), of all steps of the dataset, over which it was measured;
+            None for windows of no dataset.
     """
 
     trajectories: Tensor
     behaviour: dict[str, Tensor]
     episode: Tensor
     start: Tensor
+    measured: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.trajectories)
@@ -47,9 +55,12 @@ class Episodes:
         env_id: the robot.
         observations: (S, o) before each action.
         actions: (S, a) in [-1, 1].
-        behaviour: name -> (S,) per step, in its unit.
+        behaviour: what ``behaviours.per_step`` measures, name -> (S,).
         offsets: (E + 1,) episode e holds the steps offsets[e] … offsets[e + 1].
         name: where the data comes from.
+        rewards: (S,), the environment's own, or None.
+        states: generalised positions (S, nq) and velocities (S, nv) before each action, or None.
+        dt: seconds per step.
     """
 
     env_id: str
@@ -58,6 +69,9 @@ class Episodes:
     behaviour: dict[str, Array]
     offsets: Array
     name: str = "arrays"
+    rewards: Array | None = None
+    states: tuple[Array, Array] | None = None
+    dt: float = 0.05
 
     def __post_init__(self) -> None:
         known = robot(self.env_id)
@@ -109,16 +123,21 @@ class Episodes:
             metadata = dataset.storage.get_episode_metadata(chosen)
             chosen = chosen[[m.get("split") == split for m in metadata]]
         observations, actions, lengths = [], [], [0]
-        measured: dict[str, list[Array]] = {name: [] for name in behaviours.UNITS}
+        rewards: list[Array] = []
+        states: list[list[Array]] = [[], []]
+        measured: dict[str, list[Array]] = {name: [] for name in behaviours.SERIES}
         for episode in dataset.iterate_episodes(chosen) if len(chosen) else ():
             before = np.asarray(episode.observations[:-1], np.float32)
             action = np.asarray(episode.actions, np.float32)
-            steps = behaviours.of_observations(known, before, action)
+            steps = behaviours.per_step(known, before, action)
             infos = episode.infos or {}
             for name, values in measured.items():
                 values.append(np.asarray(infos[name][1:] if name in infos else steps[name], np.float32))
+            for part, key in zip(states, ("qpos", "qvel"), strict=True):
+                part.extend([np.asarray(infos[key][:-1])] if key in infos else [])
             observations.append(before)
             actions.append(action)
+            rewards.append(np.asarray(episode.rewards, np.float32))
             lengths.append(len(action))
         return cls(
             env_id=env_id,
@@ -127,7 +146,66 @@ class Episodes:
             behaviour={name: np.concatenate(values) if values else np.zeros(0) for name, values in measured.items()},
             offsets=np.cumsum(lengths),
             name=str(dataset.spec.dataset_id),
+            rewards=np.concatenate(rewards) if rewards else None,
+            states=(np.concatenate(states[0]), np.concatenate(states[1]))
+            if len(states[0]) == len(chosen) > 0
+            else None,
+            dt=control_step(env_id),
         )
+
+    @classmethod
+    def from_hdf5(cls, path: Path | str, env_id: str, *, episode_steps: int | None = None) -> Episodes:
+        """Read a file in D4RL's layout, or of AlignDiff's behaviours: ``observations``, ``actions`` and, where there
+        are any, ``rewards``, ``terminals``, ``timeouts``, and ``qpos`` with ``qvel`` (also inside ``infos``).
+
+        Args:
+            path: the file.
+            env_id: the robot that the data is of; such files do not say.
+            episode_steps: length of each episode, for files without flags. D4RL's observations are those of the v2
+                environments, and its scores are not comparable with the v5 ones.
+        """
+        import h5py
+
+        if not Path(path).is_file():
+            raise InvalidArgument(f"path={str(path)!r} is not a file")
+        with h5py.File(path, "r") as file:
+
+            def read(*names: str) -> Array | None:
+                return next((np.asarray(file[name]) for name in names if name in file), None)
+
+            observations, actions = read("observations"), read("actions")
+            if observations is None or actions is None:
+                raise InvalidArgument(f"{Path(path).name} has {sorted(file)}; it needs observations and actions")
+            if observations.ndim == 3:  # (episodes, steps, o)
+                episode_steps = observations.shape[1]
+                observations, actions = (v.reshape(-1, v.shape[-1]) for v in (observations, actions))
+            terminals, timeouts = read("terminals"), read("timeouts")
+            ends = np.zeros(len(observations), bool) if terminals is None else terminals.reshape(-1).astype(bool)
+            if timeouts is None and episode_steps:
+                timeouts = np.arange(1, len(observations) + 1) % episode_steps == 0
+            qpos, qvel = read("qpos", "infos/qpos"), read("qvel", "infos/qvel")
+            states = None if qpos is None or qvel is None else tuple(v.reshape(len(ends), -1) for v in (qpos, qvel))
+            rewards = read("rewards")
+        out = cls.from_arrays(env_id, observations, actions, ends, timeouts)
+        rewards = None if rewards is None else rewards.reshape(-1).astype(np.float32)
+        return dataclasses.replace(out, name=Path(path).name, rewards=rewards, states=states)
+
+    def to_hdf5(self, path: Path | str) -> Path:
+        """Write the layout that ``from_hdf5`` reads, which is D4RL's; the last step of an episode is a timeout."""
+        import h5py
+
+        timeouts = np.zeros(len(self.observations), bool)
+        timeouts[self.offsets[1:] - 1] = True
+        arrays = {"observations": self.observations, "actions": self.actions, "timeouts": timeouts}
+        arrays["terminals"] = np.zeros_like(timeouts)
+        if self.rewards is not None:
+            arrays["rewards"] = self.rewards
+        if self.states is not None:
+            arrays |= {"qpos": self.states[0], "qvel": self.states[1]}
+        with replacing(path) as target, h5py.File(target, "w") as file:
+            for name, values in arrays.items():
+                file.create_dataset(name, data=values, compression="gzip")
+        return Path(path)
 
     @classmethod
     def from_arrays(
@@ -149,8 +227,8 @@ class Episodes:
         offsets = np.unique(np.concatenate([[0], np.flatnonzero(ends) + 1, [len(observations)]]))
         fits = observations.ndim == 2 and observations.shape[1] == known.observation_dim
         fits = fits and actions.shape == (len(observations), known.joints)  # __post_init__ says what does not
-        steps = behaviours.of_observations(known, observations, actions) if fits else {}
-        return cls(env_id, observations, actions, steps, offsets)
+        steps = behaviours.per_step(known, observations, actions) if fits else {}
+        return cls(env_id, observations, actions, steps, offsets, dt=control_step(env_id))
 
     # --- windows ------------------------------------------------------------------------------------------------
     def windows(
@@ -188,13 +266,47 @@ class Episodes:
         steps = (self.offsets[episode] + start)[:, None] + np.arange(horizon)
         first = self.offsets[episode] + np.minimum(start, np.maximum(lengths[episode] - measure, 0))
         last = np.minimum(first + measure, self.offsets[episode + 1])
-        behaviour = {name: behaviours.mean_over(self.behaviour[name], first, last) for name in names}
+        behaviour = {name: behaviours.over(name, self.behaviour, first, last, self.dt) for name in names}
         return Windows(
             trajectories=torch.from_numpy(np.concatenate([self.observations[steps], self.actions[steps]], -1)).float(),
             behaviour={name: torch.from_numpy(values).float() for name, values in behaviour.items()},
             episode=torch.from_numpy(episode),
             start=torch.from_numpy(start),
+            measured=torch.from_numpy(np.stack([first, last], 1)),
         )
+
+    def returns(self, windows: Windows, discount: float = 0.997) -> Tensor:
+        """Discounted sum of the rewards from each window's start to the end of its episode: (W,).
+
+        As many steps are counted for every window as the longest episode has: what is missing at the end of an episode
+        that ran out of time is taken to go on as it went, so that a late window is not a bad one.
+        """
+        if self.rewards is None:
+            raise InvalidArgument(f"dataset {self.name!r} has no rewards; plan for behaviours, or collect it anew")
+        longest = int(np.diff(self.offsets).max())
+        total = np.zeros(len(self.rewards))
+        for first, last in pairwise(self.offsets):
+            tail = 0.0
+            for step in range(last - 1, first - 1, -1):
+                total[step] = tail = self.rewards[step] + discount * tail
+        steps = self.offsets[windows.episode.numpy()] + windows.start.numpy()
+        left = self.offsets[windows.episode.numpy() + 1] - steps
+        horizon = (1 - discount ** np.array([longest])) / (1 - discount**left)
+        return torch.from_numpy(total[steps] * horizon).float()
+
+    def select(self, episodes: Iterable[int]) -> Episodes:
+        """Only these episodes, in this order."""
+        chosen = np.asarray(list(episodes), int)
+        if len(chosen) == 0:
+            raise InvalidArgument("episodes is empty; select at least one")
+        rows = np.concatenate([np.arange(self.offsets[e], self.offsets[e + 1]) for e in chosen])
+        lengths = np.diff(self.offsets)[chosen]
+        return Episodes(
+            self.env_id, self.observations[rows], self.actions[rows],
+            {name: values[rows] for name, values in self.behaviour.items()}, np.concatenate([[0], np.cumsum(lengths)]),
+            self.name, None if self.rewards is None else self.rewards[rows],
+            None if self.states is None else (self.states[0][rows], self.states[1][rows]), self.dt,
+        )  # fmt: skip
 
 
 def _concatenate(parts: list[Array], width: int) -> Array:

@@ -28,12 +28,18 @@ class PinnedObjective(DenoisingObjective):
         cond_dropout, drop_per_name: each behaviour is masked apart from the others, so that any subset can be asked.
         observation_dim: o.
         first_action_weight: W of the action that is executed first; 1 elsewhere.
+        next_observation_weight: W of the observation of step 1, for plans without actions, from which an inverse model
+            reads the first action.
+        drop_all: probability that nothing at all is asked. Masking each of k behaviours with 1 - p leaves only (1 - p)^k
+            of the batch to learn the null condition from, which guidance subtracts; 0 in the AlignDiff paper.
     """
 
     cond_dropout: float = 0.2
     drop_per_name: bool = True
     observation_dim: int = 0
     first_action_weight: float = 10.0
+    next_observation_weight: float = 1.0
+    drop_all: float = 0.1
 
     def __call__(
         self,
@@ -47,6 +53,7 @@ class PinnedObjective(DenoisingObjective):
         """The scalar loss of a batch; ``weight`` and ``known`` broadcast against x0."""
         pinned, per_entry = self.masks(x0)
         weight = per_entry if weight is None else per_entry * weight
+        cond = None if cond is None else cond.dropout(self.drop_all, generator)
         return super().__call__(denoiser, x0, cond, generator, weight, pinned if known is None else pinned | known)
 
     def masks(self, x0: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,5 +61,6 @@ class PinnedObjective(DenoisingObjective):
         pinned = torch.zeros(x0.shape[1:], dtype=torch.bool, device=x0.device)
         pinned[: self.observation_dim, 0] = True
         per_entry = torch.ones(x0.shape[1:], device=x0.device, dtype=x0.dtype).masked_fill(pinned, 0.0)
+        per_entry[: self.observation_dim, 1] = self.next_observation_weight
         per_entry[self.observation_dim :, 0] = self.first_action_weight
         return pinned, per_entry / per_entry.mean()
