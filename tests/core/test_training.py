@@ -167,6 +167,8 @@ def test_a_little_noise_on_conditions_stays_in_its_bounds():
     assert bool((noisy[250:] == 0).all())
     assert float(noisy[:250].abs().max()) == pytest.approx(0.5, abs=0.01)  # 1 / sqrt(4)
     assert float(noisy[:250].mean()) == pytest.approx(0, abs=0.03)
+    import suffuse
+
     seen = []
 
     class Spy(nn.Module):
@@ -181,6 +183,8 @@ def test_a_little_noise_on_conditions_stays_in_its_bounds():
 
 def test_known_entries_are_given_clean_and_not_counted():
     known = torch.tensor([True, False, False, False, False, False, False, False])
+    import suffuse
+
     seen = []
 
     class Spy(nn.Module):
@@ -362,3 +366,27 @@ def test_the_state_tree_round_trip(tmp_path):
     assert int(again["c"]) == 7
     with pytest.raises(InvalidArgument, match="no safe form"):
         write_state({"f": print}, tmp_path / "s")
+
+
+def test_another_family_of_noise_reaches_the_network():
+    """With noise that is always one number, the noisy batch is known, and white noise is the default."""
+
+    class Ones:
+        def __call__(self, shape, generator, device, dtype):
+            return torch.ones(shape, device=device, dtype=dtype)
+
+    import suffuse
+
+    seen = []
+
+    class Watching(suffuse.Denoiser):
+        schedule = suffuse.schedules.EDM(sigma_min=2.0, sigma_max=2.0001)
+
+        def forward(self, x, t, cond=None):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    objective = suffuse.training.DenoisingObjective(weighting="sample", noise=Ones())
+    loss = objective(Watching(), torch.zeros(4, 1, 2, 2))
+    torch.testing.assert_close(seen[0], torch.full((4, 1, 2, 2), 2.0), atol=1e-3, rtol=0)
+    assert float(loss) == 0

@@ -19,7 +19,7 @@ with far less variance. Vincent (2011); Ho et al. (2020), arXiv:2006.11239; King
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -30,6 +30,7 @@ from ..analysis.variational import step_kl
 from ..condition import Condition
 from ..denoiser import Denoiser, NetworkDenoiser, with_estimate
 from ..errors import InvalidArgument, unknown
+from ..random import randn
 from ..schedules import Level
 from .regularisers import Regulariser
 from .times import TimeSampler, UniformTime
@@ -45,6 +46,10 @@ LEVEL_WEIGHTS: dict[str, Callable[[Level], Any]] = {
     "flow": lambda level: (level.wronskian / level.sigma) ** 2,
     "elbo": lambda level: level.alpha * level.wronskian / level.sigma**3,
 }
+
+
+#: (shape, generator, device, dtype) -> noise of about unit variance.
+NoiseFamily = Callable[[Sequence[int], torch.Generator | None, torch.device, torch.dtype], Tensor]
 
 
 class Objective(Protocol):
@@ -76,6 +81,8 @@ class DenoisingObjective:
             steps T of the hybrid loss L + weight * L_vlb, L_vlb = T E_t KL per entry of steps from t to t - 1/T, which
             does not move the mean: Nichol, Dhariwal (2021), arXiv:2102.09672, eq. 16.
         regularisers: further terms of the loss, see ``suffuse.training.regularisers``.
+        noise: another family of noise than the white: ``noise(shape, generator, device, dtype)``. Its covariance is
+            what "the posterior mean" then refers to; sample with the same family. A frozen dataclass lets runs resume.
     """
 
     time: TimeSampler = field(default_factory=UniformTime)
@@ -87,6 +94,7 @@ class DenoisingObjective:
     variance_weight: float = 1e-3
     variance_steps: int = 1000
     regularisers: tuple[Regulariser, ...] = ()
+    noise: NoiseFamily | None = None
 
     def __post_init__(self) -> None:
         if self.weighting not in get_args(Weighting):
@@ -123,7 +131,7 @@ class DenoisingObjective:
         schedule = denoiser.schedule
         network = denoiser if isinstance(denoiser, NetworkDenoiser) else None
         t = self.time(schedule, len(x0), generator, x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        noise = (self.noise or randn)(x0.shape, generator, x0.device, x0.dtype)
         if cond is not None and self.cond_noise:
             cond = cond.perturb(self.cond_noise, generator)
         if cond is not None:
