@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+import suffuse
 from suffuse import Condition, NetworkDenoiser, hub
 from suffuse.errors import CheckpointError, InvalidArgument, SuffuseError, TrainingDiverged
 from suffuse.exact import GaussianDenoiser
@@ -167,8 +168,6 @@ def test_a_little_noise_on_conditions_stays_in_its_bounds():
     assert bool((noisy[250:] == 0).all())
     assert float(noisy[:250].abs().max()) == pytest.approx(0.5, abs=0.01)  # 1 / sqrt(4)
     assert float(noisy[:250].mean()) == pytest.approx(0, abs=0.03)
-    import suffuse
-
     seen = []
 
     class Spy(nn.Module):
@@ -183,8 +182,6 @@ def test_a_little_noise_on_conditions_stays_in_its_bounds():
 
 def test_known_entries_are_given_clean_and_not_counted():
     known = torch.tensor([True, False, False, False, False, False, False, False])
-    import suffuse
-
     seen = []
 
     class Spy(nn.Module):
@@ -374,8 +371,6 @@ def test_another_family_of_noise_reaches_the_network():
     class Ones:
         def __call__(self, shape, generator, device, dtype):
             return torch.ones(shape, device=device, dtype=dtype)
-
-    import suffuse
 
     seen = []
 
