@@ -85,9 +85,10 @@ def test_the_benchmark_reports_every_sampler_and_who_is_best(tmp_path, monkeypat
     monkeypatch.setitem(module.TARGETS, "quick", (target,))
     run = Run(benchmark, "quick", 0, "cpu", tmp_path / "work", None, False, tmp_path / "report")
     benchmark(run)
-    errors = {(r.method, r.setting["nfe"]): r.value for r in run.rows if r.metric == "rms error"}
+    errors = {(r.method, r.setting["nfe"]): r.value for r in run.rows if r.metric == "mean error"}
     ours = {name for name, _ in errors if "/" not in name}
-    assert ours - {f"teleport+{name}" for name in SAMPLERS} == set(SAMPLERS) - {
+    assert {"fitted", "teleport+fitted"} <= ours
+    assert ours - {f"teleport+{name}" for name in (*SAMPLERS, "fitted")} - {"fitted"} == set(SAMPLERS) - {
         "ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector"
     }  # fmt: skip
     assert all(errors[name, 10] < errors[name, 5] for name in ("ddim", "dpmpp-2m", "unipc-2", "deis-3", "vab-3"))
@@ -96,4 +97,4 @@ def test_the_benchmark_reports_every_sampler_and_who_is_best(tmp_path, monkeypat
     kl = {r.method for r in run.rows if r.metric == "KL"}
     assert "ddim" in kl
     assert "evodiff" not in kl  # not affine
-    assert len([note for note in run.notes if "rms error" in note]) >= 2
+    assert len([note for note in run.notes if "mean error" in note]) >= 2

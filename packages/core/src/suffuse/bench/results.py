@@ -8,8 +8,8 @@ A table in a Markdown file stands between two comments, and is written from the 
     <!-- results:begin core/digits medical -->
     <!-- results:end core/digits medical -->
 
-The names are benchmarks or domains. ``core/samplers-trained:rms-error:nfe`` is one metric of a benchmark (with dashes
-for spaces) against one setting, a line per method.
+The names are benchmarks or domains. ``core/samplers-trained:mean-error:nfe`` is one metric of a benchmark (with dashes
+for spaces) against one setting, a line per method; ``core/samplers-trained:mean-error:nfe:12`` its twelve best lines.
 """
 
 from __future__ import annotations
@@ -118,8 +118,9 @@ def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path
                 hardware = machine["gpu"] if group[0].device.startswith("cuda") else cpu
                 parts.append(f"**`{benchmark}`** ({group[0].paper}), {profile} profile on {hardware}")
                 if cut:
-                    metric, across = cut
-                    parts += map(markdown, pivot(group, metric.replace("-", " "), across))
+                    metric, across, *most = cut
+                    full = pivot(group, metric.replace("-", " "), across)
+                    parts += [markdown(table, *map(int, most)) for table in full]
                 else:
                     parts.append(markdown_tables(group))
                 found = True

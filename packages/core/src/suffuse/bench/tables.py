@@ -159,13 +159,16 @@ def markdown_tables(rows: Iterable[Row]) -> str:
     return "\n\n".join(map(markdown, tables(rows)))
 
 
-def markdown(table: Table) -> str:
-    """One table as Markdown."""
+def markdown(table: Table, most: int | None = None) -> str:
+    """One table as Markdown, or its first ``most`` lines."""
     head = ("method", *table.settings, *table.metrics)
     align = ("---",) * (1 + len(table.settings)) + ("--:",) * len(table.metrics)
     body = [(line.method, *line.settings, *map(_markdown_cell, line.cells)) for line in table.lines]
-    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in (head, align, *body)]
-    return f"Dataset: {table.dataset}\n\n" + "\n".join(lines)
+    lines = [
+        "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in (head, align, *body[:most])
+    ]
+    rest = f"\n\n{len(body) - most} more methods follow." if most is not None and len(body) > most else ""
+    return f"Dataset: {table.dataset}\n\n" + "\n".join(lines) + rest
 
 
 def _markdown_cell(cell: Cell) -> str:

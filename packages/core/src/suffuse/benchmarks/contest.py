@@ -18,7 +18,7 @@ from torch import Tensor
 from suffuse.analysis import GaussianStatistics
 from suffuse.benchmarks.peers import Peer, peers
 from suffuse.denoiser import Denoiser
-from suffuse.samplers import DDIM, SAMPLERS, Sampler, Teleport, by_name
+from suffuse.samplers import DDIM, SAMPLERS, FittedMultistep, Sampler, Teleport, by_name
 from suffuse.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from suffuse.bench import Run
 
 __all__ = [
+    "FITTED",
     "PEERS",
     "TELEPORTED",
     "Entry",
@@ -44,6 +45,8 @@ __all__ = [
 STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
 #: The solvers that are also run after a jump.
 TELEPORTED = ("dpmpp-2m", "unipc-2", "unipc-3", "deis-3", "vab-3")
+#: Those whose coefficients are fitted to the denoiser, from the top of the schedule and below a jump.
+FITTED = ("fitted", "teleport+fitted")
 #: Libraries, as methods of theirs are named.
 PEERS = ("diffusers", "k-diffusion", "azula")
 #: The sides of a figure, and their lines.
@@ -91,8 +94,8 @@ def entries(
         denoiser: what they call.
         budget: of evaluations.
         grids: names of grids; ``"own"`` stands for the peers that choose their levels themselves.
-        statistics: of the data, for teleported methods; None leaves them out.
-        seed: of the noise that methods draw, and of the trajectories the jumps are fitted to.
+        statistics: of the data, for teleported and fitted methods; None leaves them out.
+        seed: of the noise that methods draw, and of the trajectories that jumps and coefficients are fitted to.
         methods: names of those that take part; default all.
     """
     schedule = denoiser.schedule
@@ -129,11 +132,16 @@ def entries(
             yield ours(name, within(budget, name, grid, schedule), grid)
         if statistics is None or grid != "karras-open":  # the best of the grids below a jump
             continue
+        event = statistics.mean.shape
         for name in (name for name in TELEPORTED if wanted(f"teleport+{name}")):
             generator = torch.Generator(statistics.mean.device).manual_seed(seed)
             sampler = by_name(name, steps=budget, grid=grid)
             teleport = Teleport.fit(sampler, denoiser, statistics, samples=32, generator=generator)
             yield ours(f"teleport+{name}", teleport, grid)
+        for name in filter(wanted, FITTED):
+            generator = torch.Generator(statistics.mean.device).manual_seed(seed)
+            known = statistics if name.startswith("teleport") else None
+            yield ours(name, FittedMultistep.fit(denoiser, budget, (64, *event), known, generator=generator), grid)
 
 
 def within(budget: int, method: str, grid: str, schedule: Schedule) -> Sampler:

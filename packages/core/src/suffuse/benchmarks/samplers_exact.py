@@ -57,8 +57,8 @@ TARGETS = {
     ),
     "full": (
         Target("Gaussian, 32-D", "gaussian", 400, MANY, (5, 8, 10, 15, 20)),
-        Target("ring, 2-D", "ring2d", 1000, MANY, (5, 8, 10, 15, 20, 30, 50)),
-        Target("low-rank mixture, 64-D", "lr64", 400, MANY, (5, 8, 10, 15, 20, 30, 50)),
+        Target("ring, 2-D", "ring2d", 1000, MANY, (5, 8, 10, 15, 20)),
+        Target("low-rank mixture, 64-D", "lr64", 400, MANY, (5, 8, 10, 15, 20)),
         Target("image-like mixture, 768-D", "image_mixture", 50, FEW, (5, 8, 10, 15, 20), (("side", 16),)),
         Target(
             "image-like mixture, 3072-D",
@@ -76,7 +76,7 @@ DRAWS = 4000
 #: Numbers of evaluations at which distances between distributions are shown too; beyond, they are at their floor.
 QUALITY = (10,)
 #: Metrics of the figure.
-DRAWN = ("rms error", "median error")
+DRAWN = ("mean error", "median error")
 
 
 @benchmark(
@@ -89,17 +89,19 @@ DRAWN = ("rms error", "median error")
 )
 @one_thread()
 def samplers_exact(run: Run) -> None:
-    """Every sampler of the core, five of them also after a teleport of measured depth, and those of the peers that are
-    installed, on distributions whose denoiser is exact. All are given the same noise and the same grids, and a method
-    is shown with the grid on which its error is smallest; "own" are the levels that a scheduler of diffusers chooses
-    when nobody configures it. Every evaluation counts, the last one included.
+    """Every sampler of the core, five of them also after a teleport of measured depth, a solver with fitted
+    coefficients with and without one, and those of the peers that are installed, on distributions whose denoiser is
+    exact. All are given the same noise and the same grids, and a method is shown with the grid on which its error is
+    smallest; "own" are the levels that a scheduler of diffusers chooses when nobody configures it. Every evaluation
+    counts, the last one included.
 
-    The rms error is the root mean square distance, over values and samples, to the exact solution from the same noise;
-    the median error is that of the median sample. Energy distance, sliced Wasserstein distance and the gap in negative
-    log-likelihood per dimension compare with exact draws; two sets of exact draws are their floor, and the exact
-    solution is what a perfect sampler has from this noise. On the Gaussian most samplers are affine, so that the
-    distribution of their samples is known, and its Kullback-Leibler divergence and Wasserstein distance are in closed
-    form. Spreads are over seeds of the noise.
+    The error of a sample is its root mean square distance, over values, to the exact solution from the same noise; mean
+    and median are over samples. (A root mean square over samples too would be decided by the few that start between two
+    modes and end in the other one.) Energy distance, sliced Wasserstein distance and the gap in negative log-likelihood
+    per dimension compare with exact draws; two sets of exact draws are their floor, and the exact solution is what a
+    perfect sampler has from this noise. On the Gaussian most samplers are affine, so that the distribution of their
+    samples is known, and its Kullback-Leibler divergence and Wasserstein distance are in closed form. Spreads are over
+    seeds of the noise.
     """
     from suffuse.benchmarks.contest import draw
     from suffuse.benchmarks.peers import missing
@@ -108,14 +110,14 @@ def samplers_exact(run: Run) -> None:
     verdicts = [v for target, results in everything.items() for v in conclude(run, target, results)]
     for library in missing():
         run.note(f"{library} is not installed; its rows are missing.")
-    compared = [v for v in verdicts if v["rms error"].theirs]
+    compared = [v for v in verdicts if v["mean error"].theirs]
     if compared:
         wins = {m: sum(v[m].outcome == "ours" for v in compared) for m in DRAWN}
         losses = {m: sum(v[m].outcome == "theirs" for v in compared) for m in DRAWN}
         counts = "; ".join(f"by {m} better in {wins[m]}, worse in {losses[m]}" for m in DRAWN)
         run.note(
-            f"The claim {'holds' if wins['rms error'] == len(compared) else 'does not hold in full'}. The best of ours "
-            f"against the best of all peers, in {len(compared)} comparisons, by more than the spread: {counts}."
+            f"The claim {'holds' if wins['mean error'] == len(compared) else 'does not hold in full'}. The best of "
+            f"ours against the best of all peers, in {len(compared)} comparisons, by more than the spread: {counts}."
         )
     caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
     run.figure("curves", draw({target.title: results for target, results in everything.items()}, DRAWN), caption)
@@ -199,7 +201,7 @@ class Judge:
         """Distance of samples to the solution from the same noise."""
         squares = (x - self.solution).square().flatten(1).mean(1).reshape(self.seeds, -1)
         return {
-            "rms error": squares.mean(1).sqrt().tolist(),
+            "mean error": squares.sqrt().mean(1).tolist(),
             "median error": squares.median(1).values.sqrt().tolist(),
         }
 

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 MODELS = {"quick": ("digits",), "full": ("digits", "ett", "mnist")}
 #: Not looked at when ``samplers.auto`` was chosen, and the methods that it is compared with there.
 UNSEEN = {"quick": (), "full": ("fashion",)}
-AUTO = ("deis-3", "teleport+deis-3", "diffusers/dpmpp-2m-default", "diffusers/dpmpp-2m", "diffusers/unipc-2-default")
+AUTO = (
+    "deis-3",
+    "teleport+deis-3",
+    "fitted",
+    "teleport+fitted",
+    "diffusers/dpmpp-2m-default",
+    "diffusers/dpmpp-2m",
+    "diffusers/unipc-2-default",
+)
 BUDGETS = {"quick": (5, 10), "full": (5, 8, 10, 15, 20)}
 GRIDS = ("logsnr", "karras-open", "own")
 SEEDS = {"quick": 2, "full": 5}
@@ -39,11 +47,11 @@ SAMPLES = {"quick": 64, "full": 16}
 )
 def samplers_trained(run: Run) -> None:
     """Small transformers learn real data, then every sampler draws from them, from the same noise for all: ours, ours
-    after a teleport of measured depth, and those of the peers that are installed, on the same grids. Of each method the
-    grid with the smallest error is shown. The error is the root mean square distance, over values and samples, to the
-    end of the network's own ODE (200 evaluations of third order). FID and MMD compare features of a classifier, trained
-    in the run on the same data, with those of held-out data; without classes, standardised values. Spreads are over
-    seeds of the noise.
+    after a teleport of measured depth, a solver fitted to the network, and those of the peers that are installed, on
+    the same grids. Of each method the grid with the smallest error is shown. The error of a sample is its root mean
+    square distance, over values, to the end of the network's own ODE (200 evaluations of third order); its mean is over
+    samples. FID and MMD compare features of a classifier, trained in the run on the same data, with those of held-out
+    data; without classes, standardised values. Spreads are over seeds of the noise.
     """
     from suffuse.benchmarks.contest import draw
     from suffuse.benchmarks.models import MODELS as CATALOGUE
@@ -61,7 +69,7 @@ def samplers_trained(run: Run) -> None:
     for library in missing():
         run.note(f"{library} is not installed; its rows are missing.")
     caption = "Error against evaluations: the best of ours, with and without teleport, and the best of each peer."
-    run.figure("curves", draw(everything, ("rms error",)), caption)
+    run.figure("curves", draw(everything, ("mean error",)), caption)
 
 
 def contest(run: Run, model: Model, split: Split, methods: tuple[str, ...] | None = None) -> dict[int, list[Scored]]:
@@ -94,8 +102,8 @@ def contest(run: Run, model: Model, split: Split, methods: tuple[str, ...] | Non
                 if entry.stochastic and entry.grid != "karras-open":
                     continue  # what draws noise is compared on one grid
                 x = entry.draw(noise)
-                squares = (x - solution).square().flatten(1).mean(1).split(size)
-                errors = {} if entry.stochastic else {"rms error": [float(part.mean().sqrt()) for part in squares]}
+                distances = (x - solution).square().flatten(1).mean(1).sqrt().split(size)
+                errors = {} if entry.stochastic else {"mean error": [float(part.mean()) for part in distances]}
                 result = Scored(entry, errors | judge.quality(x, size))
                 everything[budget].append(result)
                 if entry.method not in best or result.rank() < best[entry.method][0].rank():
@@ -114,13 +122,13 @@ def conclude(run: Run, model: Model, everything: dict[int, list[Scored]]) -> Non
 
     for budget, results in everything.items():
         head = f"{model.title}, {budget} evaluations"
-        for metric in ("rms error", "MMD"):
+        for metric in ("mean error", "MMD"):
             run.note(f"{head}, {metric}: {compare({r.key: r.scores[metric] for r in results if metric in r.scores})}.")
         pair = (("deis-3", "karras-open"), ("diffusers/dpmpp-2m-default", "own"))
-        run.note(f"{head}, auto: {compare({r.key: r.scores['rms error'] for r in results if r.key in pair})}.")
+        run.note(f"{head}, auto: {compare({r.key: r.scores['mean error'] for r in results if r.key in pair})}.")
     savings = []
     for method in TELEPORTED:
-        plain, jumped = (smallest(everything, "rms error", "method", m) for m in (method, f"teleport+{method}"))
+        plain, jumped = (smallest(everything, "mean error", "method", m) for m in (method, f"teleport+{method}"))
         savings += [1 - evaluations_for(error, jumped) / budget for budget, error in plain.items() if jumped]
     run.note(
         f"{model.title}: to end as near to the ODE as without it, teleported solvers need {100 * fmean(savings):.0f} % "
@@ -129,7 +137,7 @@ def conclude(run: Run, model: Model, everything: dict[int, list[Scored]]) -> Non
     ratios = {}
     for budget, results in everything.items():
         own = {
-            r.entry.method: r.scores["rms error"]
+            r.entry.method: r.scores["mean error"]
             for r in results
             if r.entry.grid == "logsnr" and not r.entry.stochastic
         }

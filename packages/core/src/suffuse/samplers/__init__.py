@@ -11,6 +11,7 @@ from .ddim import DDIM, DDPM
 from .dpm_solver import DPMSolverPP
 from .edm import EDMHeun
 from .evodiff import EVODiff
+from .fitted import FittedMultistep
 from .flow_map import FlowMapSampler
 from .grids import GRIDS, times
 from .inversion import invert
@@ -53,6 +54,7 @@ __all__ = [
     "EDMHeun",
     "EVODiff",
     "Euler",
+    "FittedMultistep",
     "FlowMapSampler",
     "Heun",
     "Inpaint",

@@ -71,8 +71,8 @@ class Teleport:
         """Jump to the level from which the sampler ends nearest to the model's own solution of the ODE.
 
         Eight depths and none are tried, from the top of the schedule to the standard deviation of the data; the
-        distance is the root mean square over values and samples. It costs nine runs of the sampler and one of 60
-        evaluations.
+        distance is the root mean square over values, averaged over samples. It costs nine runs of the sampler and one
+        of 60 evaluations.
 
         Args:
             sampler: deterministic; it is measured as it is, so the depth suits its number of steps and its grid.
@@ -98,7 +98,7 @@ class Teleport:
                     f"sampler: {type(sampler).__name__} draws noise, so its distance from the solution says nothing of "
                     f"the jump; fit a deterministic sampler and pass its kappa on"
                 )
-            return float((drawn[0] - solution).square().mean())
+            return float((drawn[0] - solution).square().flatten(1).mean(1).sqrt().mean())
 
         top = min(schedule.kappa(1.0), KAPPA_MAX)
         spread = math.sqrt(float(statistics.cov.trace()) / statistics.mean.numel())
