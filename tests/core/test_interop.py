@@ -197,3 +197,21 @@ def test_flow_models_keep_the_sign_of_diffusers():
 def test_bad_arguments_say_what_is_wrong(make, message):
     with pytest.raises(InvalidArgument, match=message):
         make()
+
+
+def test_class_labels_are_indices_with_one_for_no_class():
+    torch.manual_seed(0)
+    model = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=4,
+    ).eval()  # fmt: skip
+    denoiser = DiffusersDenoiser(model, diffusers.DDPMScheduler(prediction_type="sample"))
+    labels = {"class_labels": torch.tensor([1.0, 2.0]).reshape(2, 1, 1)}
+    cond = Condition(tokens=labels, nulls={"class_labels": torch.tensor([[3.0]])})
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        for asked, index in ((cond, [1, 2]), (cond.null(), [3, 3])):
+            expected = model(x, torch.tensor([499.0, 499.0]), class_labels=torch.tensor(index)).sample
+            torch.testing.assert_close(denoiser(x, 0.5, asked), expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(InvalidArgument, match="null value for class_labels"):
+            denoiser(x, 0.5, Condition(tokens=labels))

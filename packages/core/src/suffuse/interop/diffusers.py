@@ -72,7 +72,8 @@ class DiffusersDenoiser(Denoiser):
         prediction_type: default the scheduler's.
 
     The tokens of a condition become ``encoder_hidden_states``, side by side. Give text models their empty prompt as the
-    condition's null value, which is what they were trained with.
+    condition's null value, which is what they were trained with. The token ``class_labels`` is given as such instead: a
+    class index (B, 1, 1), whose null value is the index that stands for no class, or an embedding (B, 1, D).
 
     A model with twice the channels has learned the variance of reverse steps in the second half. It is left out, except
     with a scheduler of ``variance_type="learned_range"``, where ``DDPM(variance="learned")`` samples with it.
@@ -106,8 +107,16 @@ class DiffusersDenoiser(Denoiser):
     def _output(self, x: Tensor, t: Scalar, cond: Condition | None) -> tuple[Tensor, Tensor]:
         """The model's prediction, and the channels behind it."""
         options: dict[str, Any] = {}
-        if cond is not None and cond.tokens:
-            options["encoder_hidden_states"] = torch.cat(list(cond.tokens.values()), dim=1).to(x.dtype)
+        tokens = {} if cond is None else dict(cond.tokens)
+        if (labels := tokens.pop("class_labels", None)) is not None:
+            if cond is not None and "class_labels" not in cond.nulls:
+                raise InvalidArgument(
+                    "cond needs a null value for class_labels, as a masked class would be read as class 0: "
+                    "Condition(tokens=..., nulls={'class_labels': torch.tensor([[no_class]])})"
+                )
+            options["class_labels"] = labels[:, 0, 0].long() if labels.shape[-1] == 1 else labels[:, 0].to(x.dtype)
+        if tokens:
+            options["encoder_hidden_states"] = torch.cat(list(tokens.values()), dim=1).to(x.dtype)
         output = self.model(x, timestep_of(self.schedule, self.train_timesteps, t, x), **options).sample
         return split_variance(output, x, self.variance_type)
 
