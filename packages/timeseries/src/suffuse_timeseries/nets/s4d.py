@@ -23,8 +23,8 @@ All of it is real arithmetic, so it compiles as it stands; kernel and FFT are fl
 from __future__ import annotations
 
 import math
-from typing import Any
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +96,10 @@ class S4D(nn.Module):
         return 2 * (far.mT @ torch.cat(near, dim=-2)).flatten(-2)[..., :length]
 
     def spectrum(self, length: int) -> Tensor:
-        """FFT of the two-sided kernel on a circle of 2 L points, (H, L + 1) complex."""
+        """FFT of the two-sided kernel, D in its middle, on a circle of 2 L points, (H, L + 1) complex."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
             return self._spectrum(length)
-        parameters = (self.log_dt, self.log_decay, self.frequency, self.c)
+        parameters = (self.log_dt, self.log_decay, self.frequency, self.c, self.d)
         key = (length, *((p.data_ptr(), p._version, p.device, p.dtype) for p in parameters))
         if self._kept is None or self._kept[0] != key:
             self._kept = (key, self._spectrum(length))
@@ -110,13 +110,12 @@ class S4D(nn.Module):
         circle = F.pad(forward, (0, length))
         if backward:
             circle = circle + F.pad(backward[0].flip(-1), (length, 0))
-        return torch.fft.rfft(circle)
+        return torch.fft.rfft(circle) + self.d[:, None]
 
     def forward(self, u: Tensor) -> Tensor:
         with torch.autocast(u.device.type, enabled=False):
             wide = u.to(self.d.dtype)
-            y = Convolution.apply(wide, self.spectrum(wide.shape[-1]))
-            return torch.addcmul(y, self.d[:, None], wide).to(u.dtype)
+            return Convolution.apply(wide, self.spectrum(wide.shape[-1])).to(u.dtype)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_kept": None}  # copies and pickles start without a kept spectrum
@@ -163,11 +162,16 @@ class Pointwise(nn.Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
-        return torch.bmm(self.weight[..., 0].expand(len(x), -1, -1), x) + self.bias[:, None]
+        return torch.baddbmm(self.bias[:, None], self.weight[..., 0].expand(len(x), -1, -1), x)
+
+    def add(self, y: Tensor, x: Tensor, part: slice = slice(None)) -> Tensor:
+        """y + W x + b, of some of the outputs."""
+        assert self.bias is not None
+        return torch.baddbmm(y, self.weight[part, :, 0].expand(len(x), -1, -1), x).add_(self.bias[part, None])
 
 
 class Block(nn.Module):
-    """z = u + W_t emb;  z = z + W_o GELU(S4D(norm z)) + W_c c;  g = tanh(z) sigmoid(z);  return u + W_1 g, W_2 g."""
+    """z = u + W_t emb;  z = z + W_o GELU(S4D(norm z)) + W_c c;  g = tanh(z) sigmoid(z);  u += W_1 g, skips += W_2 g."""
 
     def __init__(self, width: int, embedding: int, given: int, state: int) -> None:
         super().__init__()
@@ -178,14 +182,14 @@ class Block(nn.Module):
         self.given = Pointwise(given, width) if given else None
         self.out = Pointwise(width, 2 * width)
 
-    def forward(self, u: Tensor, embedding: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, skips: Tensor, embedding: Tensor, given: Tensor | None) -> tuple[Tensor, Tensor]:
         z = u + self.level(embedding)[..., None]
-        z = z + self.mix(F.gelu(self.s4d(self.norm(z))))
+        z = self.mix.add(z, F.gelu(self.s4d(self.norm(z))))
         if self.given is not None and given is not None:
-            z = z + self.given(given)
+            z = self.given.add(z, given)
         gate = torch.tanh(z) * torch.sigmoid(z)
-        residual, skip = self.out(gate).chunk(2, dim=1)
-        return u + residual, skip
+        width = u.shape[1]
+        return self.out.add(u, gate, slice(width)), self.out.add(skips, gate, slice(width, None))
 
 
 @hub.serializable
@@ -236,11 +240,11 @@ class S4DBackbone(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         given = self.read(x, cond)
         embedding = self.embed(c_noise)
-        u, total = F.relu(self.input(x)), 0.0
+        u = F.relu(self.input(x))
+        skips = torch.zeros_like(u)
         for block in self.blocks:
-            u, skip = block(u, embedding, given)
-            total = total + skip
-        return self.head(total)
+            u, skips = block(u, skips, embedding, given)
+        return self.head(skips)
 
     def read(self, x: Tensor, cond: Condition | None) -> Tensor | None:
         """values, observed and covariates stacked, (B, G, L); None for a network that reads nothing."""

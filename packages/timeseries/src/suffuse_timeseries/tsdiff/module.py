@@ -19,11 +19,12 @@ from torch import Tensor
 
 from suffuse import Condition, Denoiser, NetworkDenoiser, samplers
 from suffuse.errors import InvalidArgument, TrainingDiverged, unknown
+from suffuse.random import randn
 from suffuse.schedules import Schedule
 from suffuse.training import EMA, DenoisingObjective
 
 from ..nets import S4D, S4DBackbone, TwoAxisBackbone
-from .self_guidance import ObservationSelfGuidance, quantile_levels
+from .self_guidance import ObservationSelfGuidance, PostStep, ancestral, quantile_levels
 from .windows import Window, training_mask, window
 
 __all__ = ["Forecasting", "TSDiffModule"]
@@ -31,8 +32,8 @@ __all__ = ["Forecasting", "TSDiffModule"]
 Method = Literal["cond", "ms", "q"]
 METHODS: tuple[Method, ...] = ("cond", "ms", "q")
 
-#: Windows that are denoised at once; more only costs memory.
-CHUNK = 1024
+#: Windows that are denoised at once. On a GPU more only costs memory; on a CPU activations are to stay in its cache.
+CHUNK = {"cuda": 4096, "mps": 1024, "cpu": 32}
 
 #: Share of training windows without their features, so that the model also serves without.
 FEATURE_DROPOUT = 0.1
@@ -44,15 +45,21 @@ class Forecasting:
 
     Args:
         method: ``cond``, ``ms`` or ``q``.
-        sampler: ``ddpm``, ``ddim``, ``euler``, ``heun`` or ``dpmpp-2m``.
+        sampler: any of ``suffuse.samplers.SAMPLERS``, such as ``ddpm``, ``ddim``, ``dpmpp-2m`` or ``deis-2``. With
+            ``ddpm`` guidance is weighted as in the paper, with the others its scale is constant.
         steps: its number of steps, which is the number of network evaluations (twice that for Heun).
         guidance_scale: s of ``ms`` and ``q``; the paper takes 1 to 8 for ``q``, by data set.
+        grid: of ``suffuse.samplers.GRIDS``; default ``time`` for ``ddpm``, which with 100 steps is the paper's chain,
+            and the sampler's own for others.
+        post_step: for ``ddpm``, whether guidance comes after each step, as in the official code, at twice the cost.
     """
 
     method: Method = "cond"
     sampler: str = "dpmpp-2m"
     steps: int = 20
     guidance_scale: float = 4.0
+    grid: str | None = None
+    post_step: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -63,6 +70,15 @@ class Forecasting:
             raise InvalidArgument(f"steps must be at least 1, got {self.steps}")
         if not self.guidance_scale >= 0:
             raise InvalidArgument(f"guidance_scale must be >= 0, got {self.guidance_scale}")
+        if self.grid is not None and self.grid not in samplers.GRIDS:
+            raise unknown("grid", self.grid, samplers.GRIDS)
+        if self.post_step and self.sampler != "ddpm":
+            raise InvalidArgument(f"post_step is a form of the sampler 'ddpm', got sampler={self.sampler!r}")
+
+    def build(self) -> samplers.Sampler:
+        """The sampler."""
+        grid = self.grid or ("time" if self.sampler == "ddpm" else None)
+        return samplers.by_name(self.sampler, steps=self.steps, **({"grid": grid} if grid else {}))
 
 
 class TSDiffModule(pl.LightningModule):
@@ -247,7 +263,7 @@ class TSDiffModule(pl.LightningModule):
         levels = quantile_levels(samples).to(past_target).repeat(len(past_target))
         values, known = (x.repeat_interleave(samples, 0) for x in (w.values, w.known))
         cond = self.covariates(**features)
-        rows = torch.arange(len(values), device=values.device).split(CHUNK)
+        rows = chunks(len(values), values.device)
         paths = torch.cat([self.complete(values[i], known[i], levels[i], of(cond, i // samples)) for i in rows])
         paths = paths[:, 0, ..., self.context_length :].unflatten(0, (-1, samples))  # (B, S, [D,] H)
         forecast = w.loc[:, None] + w.scale[:, None] * paths
@@ -264,40 +280,42 @@ class TSDiffModule(pl.LightningModule):
         """
         how = self.forecasting
         denoiser: Denoiser = self.denoiser
-        cond, constraint = features, None
+        cond: Condition | None = features
+        constraint: samplers.Constraint | None = None
         if how.method == "cond":
             cond = told(values, known) if features is None else told(values, known).merge(features)
             if not self.noise_observed:
                 constraint = samplers.Inpaint(values, known > 0, noised=False)
         else:
-            denoiser = ObservationSelfGuidance(
+            visited = self.sampler.levels(self.denoiser.schedule)
+            guidance = ObservationSelfGuidance(
                 denoiser,
                 values,
                 known,
-                guidance_scale=how.guidance_scale,
+                guidance_scale=ancestral(how.guidance_scale, visited) if how.sampler == "ddpm" else how.guidance_scale,
                 levels=levels if how.method == "q" else None,
             )
-        return self.sampler(
-            denoiser, shape=values.shape, cond=cond, constraint=constraint, device=values.device, dtype=values.dtype
-        )
+            if how.post_step:
+                constraint = PostStep(guidance, how.guidance_scale, visited, features)
+            else:
+                denoiser = guidance
+        return self.sampler(denoiser, x=torch.randn_like(values), cond=cond, constraint=constraint, dtype=values.dtype)
 
     @torch.no_grad()
-    def synthesize(self, n: int, generator: Any = None) -> Tensor:
+    def synthesize(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n windows of the series in scaled space, (n, [D,] context + horizon), from the unconditional model."""
         if self.condition_dropout == 0:
             raise InvalidArgument("synthesis needs a model trained with condition_dropout > 0")
         if n < 1:
             raise InvalidArgument(f"n must be at least 1, got {n}")
-        sizes = [min(CHUNK, n - i) for i in range(0, n, CHUNK)]
-        draws = (
-            self.sampler(self.denoiser, shape=(size, *self.event_shape), generator=generator, device=self.device)[:, 0]
-            for size in sizes
+        noise = randn((n, *self.event_shape), generator, self.device, torch.float32)
+        return torch.cat(
+            [self.sampler(self.denoiser, x=noise[i], generator=generator)[:, 0] for i in chunks(n, self.device)]
         )
-        return torch.cat(list(draws))
 
     @property
     def sampler(self) -> samplers.Sampler:
-        return samplers.by_name(self.forecasting.sampler, steps=self.forecasting.steps)
+        return self.forecasting.build()
 
     def describe(self) -> dict[str, Any]:
         """The forecasting settings, as a flat JSON-able dictionary."""
@@ -312,6 +330,11 @@ FEATURES = ("feat_static_cat", "feat_static_real", "past_time_feat", "future_tim
 def told(values: Tensor, known: Tensor) -> Condition:
     """What the network is told of a window: the known values, zeros elsewhere, and where they are; (B, C, L) each."""
     return Condition(maps={"values": values * known, "observed": known})
+
+
+def chunks(rows: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The numbers 0 to rows - 1 in parts that are denoised at once."""
+    return torch.arange(rows, device=device).split(CHUNK.get(device.type, 1024))
 
 
 def of(cond: Condition | None, rows: Tensor) -> Condition | None:

@@ -11,15 +11,24 @@ and guidance adds s times its gradient to the score. As posterior means (Tweedie
     D' = D - s (sigma_t^2 / alpha_t) dE/dx_t.
 
 Giving sample j of S the level kappa_j = j / (S + 1) makes the samples of one window spread over the quantiles of the
-forecast. E is a sum, so s is tied to the number of observed entries.
+forecast. E is a sum, so s is tied to the number of observed entries: a window of twice the length wants half the s.
 Kollovieh et al. (2023), arXiv:2307.11494, eqs. 4-8.
 
-The paper multiplies the gradient in its DDPM step by the posterior variance beta~_t instead; that is the same guidance
-with s_t = s sqrt(1 - beta_t) (1 - abar_{t-1}) / (1 - abar_t), which differs from s only in the last steps.
+With a constant s this is classifier guidance, and serves every sampler. The paper's DDPM adds -s beta~_t dE/dx_t to a
+step from t to the next level r, beta~ the variance of the step's posterior. A step takes D by a factor of
+beta~_t alpha_r / sigma_r^2, so this is the guidance above with
+
+    s_t sigma_t^2 / alpha_t = s sigma_r^2 / alpha_r          (``ancestral``),
+
+which differs from s in the last steps only, and is none at the last. The official code takes the gradient after the
+step, at the sample that the step made but with the noise level before it, which costs a second evaluation
+(``PostStep``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -27,8 +36,9 @@ from torch import Tensor
 
 from suffuse import Condition, Denoiser
 from suffuse.errors import InvalidArgument
+from suffuse.schedules import Level
 
-__all__ = ["Likelihood", "ObservationSelfGuidance", "quantile_levels"]
+__all__ = ["Likelihood", "ObservationSelfGuidance", "PostStep", "ancestral", "quantile_levels"]
 
 Likelihood = Literal["ms", "q"]
 
@@ -47,7 +57,7 @@ class ObservationSelfGuidance(Denoiser):
         denoiser: an unconditional denoiser (or a conditional one, used with its condition).
         values: observations y, (B, *event); ignored where the mask is 0.
         observed: mask m, (B, *event), 1 where there is an observation.
-        guidance_scale: s >= 0; 0 is the identity.
+        guidance_scale: s >= 0, or a function of kappa = sigma / alpha, such as ``ancestral``; 0 is the identity.
         levels: kappa of each sample, (B,), for the quantile energy; None for the mean-square energy.
     """
 
@@ -61,7 +71,7 @@ class ObservationSelfGuidance(Denoiser):
         values: Tensor,
         observed: Tensor,
         *,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Callable[[float], float] = 1.0,
         levels: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -69,7 +79,7 @@ class ObservationSelfGuidance(Denoiser):
             raise InvalidArgument(
                 f"values {tuple(values.shape)} and observed {tuple(observed.shape)} must have one shape"
             )
-        if not guidance_scale >= 0:
+        if not callable(guidance_scale) and not guidance_scale >= 0:
             raise InvalidArgument(f"guidance_scale must be a number >= 0, got {guidance_scale}")
         if levels is not None and (levels.shape != values.shape[:1] or not bool(((levels > 0) & (levels < 1)).all())):
             raise InvalidArgument(
@@ -87,9 +97,8 @@ class ObservationSelfGuidance(Denoiser):
             return (error**2).sum()
         return torch.maximum(self.levels * error, (self.levels - 1) * error).sum()
 
-    def forward(self, x: Tensor, t: float | Tensor, cond: Condition | None = None) -> Tensor:
-        if not self.guidance_scale:
-            return self.denoiser(x, t, cond)
+    def mean_and_gradient(self, x: Tensor, t: float | Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor]:
+        """D and dE/dx at x (B, *event), from one evaluation."""
         if torch.is_inference_mode_enabled():
             raise InvalidArgument(
                 "self-guidance needs gradients; use torch.no_grad() instead of torch.inference_mode()"
@@ -100,5 +109,61 @@ class ObservationSelfGuidance(Denoiser):
             leaf = x.detach().requires_grad_()
             mean = self.denoiser(leaf, t, cond)
             (gradient,) = torch.autograd.grad(self.energy(mean), leaf)
+        return mean.detach(), gradient
+
+    def forward(self, x: Tensor, t: float | Tensor, cond: Condition | None = None) -> Tensor:
         level = self.schedule.level(t, like=x)
-        return mean.detach() - self.guidance_scale * level.sigma**2 / level.alpha * gradient
+        scale = self.guidance_scale
+        if callable(scale):
+            if isinstance(level.kappa, Tensor):
+                raise InvalidArgument("guidance_scale as a function of kappa needs one t for the whole batch")
+            scale = scale(level.kappa)
+        if not scale:
+            return self.denoiser(x, t, cond)
+        mean, gradient = self.mean_and_gradient(x, t, cond)
+        return mean - scale * level.sigma**2 / level.alpha * gradient
+
+
+def ancestral(scale: float, levels: Sequence[Level]) -> Callable[[float], float]:
+    """The scale of the paper's DDPM as a function of kappa: s_t = s (sigma_r^2 / alpha_r) / (sigma_t^2 / alpha_t).
+
+    Args:
+        scale: s.
+        levels: those that the sampler visits, downwards (``sampler.levels(schedule)``); r is the one after t.
+    """
+    table = {t.kappa: scale * (r.sigma**2 / r.alpha) / (t.sigma**2 / t.alpha) for t, r in pairwise(levels)}
+
+    def at(kappa: float) -> float:
+        if kappa not in table:
+            raise InvalidArgument(f"kappa={kappa:.4g} is not on the grid that this guidance scale was made for")
+        return table[kappa]
+
+    return at
+
+
+class PostStep:
+    """Guidance after each ancestral step, as the official code has it; a constraint of a DDPM sampler.
+
+    A step from t to r leaves x_r, to which is added -s beta~ dE/dx with the gradient at (x_r, t) and
+    beta~ = sigma_r^2 (1 - (kappa_r / kappa_t)^2), the posterior variance of the step.
+
+    Args:
+        guidance: the energy and its gradient; its own scale is not used. The sampler is given ``guidance.denoiser``.
+        scale: s.
+        levels: those that the sampler visits, downwards.
+        cond: of the denoiser.
+    """
+
+    def __init__(
+        self, guidance: ObservationSelfGuidance, scale: float, levels: Sequence[Level], cond: Condition | None = None
+    ) -> None:
+        self.guidance, self.scale, self.cond = guidance, scale, cond
+        self.before = {r.kappa: t for t, r in pairwise(levels)}
+
+    def __call__(self, x: Tensor, level: Level, noise: Callable[[], Tensor]) -> Tensor:
+        before = self.before.get(level.kappa)  # the sampler also asks about its start, where no step was made
+        if before is None or before.t is None or not level.sigma or not self.scale:
+            return x
+        variance = level.sigma**2 * (1 - (level.kappa / before.kappa) ** 2)
+        _, gradient = self.guidance.mean_and_gradient(x, before.t, self.cond)
+        return x - self.scale * variance * gradient
