@@ -9,7 +9,8 @@ import pytest
 from suffuse.data import data_root
 from suffuse.errors import InvalidArgument
 from suffuse_timeseries import data
-from suffuse_timeseries.baselines import RidgePredictor, filled
+from suffuse_timeseries.baselines import RidgePredictor
+from suffuse_timeseries.baselines.ridge import filled
 from suffuse_timeseries.frequency import lags_for, normalize
 from suffuse_timeseries.metrics import evaluate
 from suffuse_timeseries.presets import PRESETS, preset

@@ -212,7 +212,7 @@ def test_variates_are_sampled_together(tmp_path):
     rng = np.random.default_rng(0)
     train = [entry(np.repeat(1 + rng.integers(0, 2, (1, 80)), 2, axis=0), f"s{i}") for i in range(8)]
     pl.seed_everything(0, verbose=False)
-    small = {"num_batches_per_epoch": 80, "width": 16, "lags_seq": [], "scaling": None, "condition_dropout": 1.0}
+    small = {"num_batches_per_epoch": 150, "width": 16, "lags_seq": [], "scaling": None, "condition_dropout": 1.0}
     predictor = estimator(tmp_path, target_dim=2, **small).train(train).using(steps=10)
     torch.manual_seed(0)
     windows = predictor.prediction_net.synthesize(64).numpy()

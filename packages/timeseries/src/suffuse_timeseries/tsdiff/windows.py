@@ -12,16 +12,21 @@ Of a multivariate series each variate is scaled and lagged alone, and the D of t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from gluonts.dataset import DataEntry
 from torch import Tensor
 from torch.nn import functional as F
 
+from suffuse.errors import InvalidArgument
+
 from ..nets.two_axis import unfold
 
-__all__ = ["Masking", "Scaling", "Window", "location_and_scale", "training_mask", "window"]
+__all__ = ["Masking", "Scaling", "Window", "draw_cuts", "location_and_scale", "training_mask", "window"]
 
 Scaling = Literal["mean", "std"]
 Masking = Literal["forecast", "random", "mix"]
@@ -120,6 +125,21 @@ def training_mask(past: Tensor, future: Tensor, masking: Masking) -> Tensor:
     if masking == "random":
         return random
     return torch.where(torch.rand(per_window, device=past.device) < 0.5, forecast, random)
+
+
+def draw_cuts(dataset: Iterable[DataEntry], length: int, n: int, seed: int = 0) -> list[tuple[DataEntry, int]]:
+    """n pairs of an entry and the step at which a window of it ends, drawn with replacement, all alike likely.
+
+    Windows have ``length`` steps, or as many as the longest series where none is that long.
+    """
+    entries = list(dataset)
+    if not entries:
+        raise InvalidArgument("dataset is empty; give at least one series")
+    steps = np.array([np.shape(e["target"])[-1] for e in entries])
+    ends = np.cumsum(np.maximum(steps - min(length, steps.max()) + 1, 0))
+    drawn = np.random.default_rng(seed).integers(ends[-1], size=n)
+    which = np.searchsorted(ends, drawn, side="right")
+    return [(entries[i], int(steps[i] - (ends[i] - 1 - k))) for i, k in zip(which, drawn, strict=True)]
 
 
 def lagged(series: Tensor, lags: tuple[int, ...], length: int) -> Tensor:
