@@ -1,4 +1,4 @@
-"""The graph under a sheaf: every undirected edge once, and both of its ends.
+"""The graph under a sheaf: every undirected edge once, both of its ends, and the plan that sums over neighbours.
 
 A cellular sheaf lives on an undirected simple graph. Whatever `edge_index` holds is therefore reduced to that graph:
 
@@ -9,20 +9,46 @@ A cellular sheaf lives on an undirected simple graph. Whatever `edge_index` hold
 
 The edges are then listed in both directions, first all (u, v) with u < v, then all (v, u) in the same order, so that
 the entry of the other end of edge k is simply k + E or k - E. The construction is one `unique`, O(M log M) and free of
-loops, and is remembered for as long as the `edge_index` tensor lives unchanged.
+loops, and is remembered for as long as the `edge_index` tensor lives unchanged. So is all that depends on the graph
+alone: which ends meet at a node, and where the numbers of a block stand in a compressed row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
-from torch_geometric.utils import is_sparse, scatter, to_edge_index
+from torch_geometric.utils import is_sparse, scatter, segment, to_edge_index
 
 from suffuse.errors import InvalidArgument
+
+
+class Pattern(NamedTuple):
+    """Where the numbers of the blocks of all edge ends stand in a compressed sparse row (CSR) matrix.
+
+    Attributes:
+        crow, col: int32 row pointers and columns.
+        place: (2, numbers) for the blocks (E, ...) flattened: their place as T_e and as its transpose.
+        size: rows, which is also columns.
+    """
+
+    crow: Tensor
+    col: Tensor
+    place: Tensor
+    size: int
+
+    def matrix(self, transport: Tensor) -> Tensor:
+        """The CSR matrix of the blocks (E, ...), and of their transposes for the opposite direction."""
+        values = transport.new_empty(self.col.numel())
+        flat = transport.reshape(-1)
+        values[self.place[0]] = flat
+        values[self.place[1]] = flat
+        return torch.sparse_csr_tensor(self.crow, self.col, values, (self.size, self.size), check_invariants=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +66,7 @@ class SheafGraph:
     reverse: Tensor
     origin: Tensor
     num_nodes: int
+    _patterns: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
 
     @property
     def num_edges(self) -> int:
@@ -51,28 +78,142 @@ class SheafGraph:
         mean = scatter(value, self.origin, dim_size=self.num_edges + 1, reduce="mean")[:-1]
         return torch.cat([mean, mean])
 
+    @cached_property
+    def at_target(self) -> Tensor:
+        """(2E,) the edge ends in the order of their targets."""
+        return self.edge_index[1].argsort(stable=True)
+
+    @cached_property
+    def at_source(self) -> Tensor:
+        """(2E,) the edge ends in the order of their sources."""
+        return self.reverse[self.at_target]
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """(n,) number of neighbours."""
+        return torch.bincount(self.edge_index[0], minlength=self.num_nodes)
+
+    @cached_property
+    def ptr(self) -> Tensor:
+        """(n + 1,) the ends that meet at node v are entries ptr[v]..ptr[v + 1] of `at_target` and of `at_source`."""
+        return torch.nn.functional.pad(self.degree.cumsum(0), (1, 0))
+
+    @cached_property
+    def _incidence(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {0: (self.ptr.int(), self.at_source.int()), 1: (self.ptr.int(), self.at_target.int())}
+
+    def sum_at(self, end: int, values: Tensor) -> Tensor:
+        """(2E, ...) -> (n, ...), the sum over the edge ends whose source (end 0) or target (end 1) is the node.
+
+        Not differentiable; the derivative is a gather.
+        """
+        flat = values.reshape(values.size(0), -1)
+        if csr_usable(flat) and self.num_edges < 2**30:
+            crow, col = self._incidence[end]
+            ones = flat.new_ones(col.numel())
+            size = (self.num_nodes, col.numel())
+            total = torch.sparse_csr_tensor(crow, col, ones, size, check_invariants=False) @ flat
+        else:
+            total = segment(flat[self.at_source if end == 0 else self.at_target], self.ptr, reduce="sum")
+        return total.view(self.num_nodes, *values.shape[1:])
+
+    def pattern(self, d: int, full: bool) -> Pattern:
+        """The plan of blocks (E, d, d) if `full`, else of diagonal or scalar blocks (E, d)."""
+        if (d, full) not in self._patterns:
+            self._patterns[d, full] = self._build_pattern(d, full)
+        return self._patterns[d, full]
+
+    def _build_pattern(self, d: int, full: bool) -> Pattern:
+        """Row (v, i) holds, end after end at v, the numbers T[i, 0], ..., T[i, d - 1] (or T[i, i] alone)."""
+        order, width, device = self.at_target, d if full else 1, self.edge_index.device
+        source, target = self.edge_index[:, order]
+        degree, start = self.degree[target], self.ptr[target]
+        i = torch.arange(d, device=device).view(1, d, 1)
+        j = torch.arange(width, device=device).view(1, 1, width)
+        nth = torch.arange(len(order), device=device) - start
+        three = (-1, 1, 1)
+        where = (start * d * width).view(three) + i * (degree * width).view(three) + (nth * width).view(three) + j
+        column = (source * d).view(three) + (j if full else i)
+        col = torch.empty(where.numel(), dtype=torch.int32, device=device)
+        col[where.reshape(-1)] = column.expand_as(where).reshape(-1).int()
+        by_end = torch.empty_like(where)
+        by_end[order] = where
+        forth, back = by_end.chunk(2)
+        if full:
+            back = back.mT
+        place = torch.stack([forth.reshape(-1), back.reshape(-1)])
+        rows = (self.degree * width).repeat_interleave(d)
+        crow = torch.nn.functional.pad(rows.cumsum(0), (1, 0)).int()
+        return Pattern(crow, col, place, self.num_nodes * d)
+
+    def chunks(self, ends: int) -> list[tuple[int, int, int, int]]:
+        """Ranges of nodes (first, last) with about `ends` edge ends each, and the range of these in `at_target`."""
+        if ends not in self._chunks:
+            total = 2 * self.num_edges
+            goals = torch.arange(ends, total + ends, ends, device=self.ptr.device).clamp_max(total)
+            nodes = [0, *torch.searchsorted(self.ptr, goals).unique().tolist()[:-1], self.num_nodes]
+            at = self.ptr[torch.tensor(nodes, device=self.ptr.device)].tolist()
+            self._chunks[ends] = list(zip(nodes[:-1], nodes[1:], at[:-1], at[1:], strict=True))
+        return self._chunks[ends]
+
+    @cached_property
+    def _chunks(self) -> dict[int, list[tuple[int, int, int, int]]]:
+        return {}
+
+
+with warnings.catch_warnings():  # that compressed rows are a beta feature of torch is said once, and not to our users
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
+
+
+def csr_usable(x: Tensor) -> bool:
+    """Whether products with compressed rows run in MKL, many times faster than gather, product and sum."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and torch.backends.mkl.is_available()
+
 
 _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
+@torch.compiler.disable
 def sheaf_graph(edge_index: Any, num_nodes: int | None = None) -> SheafGraph:
-    """The undirected simple graph of a PyG `edge_index`.
+    """The undirected simple graph of a PyG `edge_index`, remembered while that tensor lives unchanged.
 
     Args:
         edge_index: (2, M) integer tensor, `EdgeIndex`, sparse adjacency tensor, or a `SheafGraph` (returned as it is).
         num_nodes: n; by default the largest index + 1.
     """
     if isinstance(edge_index, SheafGraph):
+        if num_nodes not in (None, edge_index.num_nodes):
+            raise InvalidArgument(f"edge_index is a graph of {edge_index.num_nodes} nodes, but x has {num_nodes} rows")
         return edge_index
-    if is_sparse(edge_index):
-        num_nodes = edge_index.size(0) if num_nodes is None else num_nodes
-        edge_index = to_edge_index(edge_index)[0]
+    if is_sparse(edge_index) and num_nodes is None:
+        num_nodes = edge_index.size(0)
     stamp = (edge_index._version, num_nodes) if isinstance(edge_index, Tensor) else None
     if stamp and edge_index in _KNOWN and _KNOWN[edge_index][0] == stamp:
         return _KNOWN[edge_index][1]
-    graph = _build(edge_index, num_nodes)
-    _KNOWN[edge_index] = (stamp, graph)
+    graph = _build(to_edge_index(edge_index)[0] if is_sparse(edge_index) else edge_index, num_nodes)
+    if stamp:
+        _KNOWN[edge_index] = (stamp, graph)
     return graph
+
+
+@torch.compiler.disable
+def end_weights(edge_index: Any, edge_weight: Tensor | None, graph: SheafGraph) -> Tensor | None:
+    """(2E,) weights of the edge ends: the given ones (M,), else those that a sparse adjacency holds, else None."""
+    if edge_weight is None and is_sparse(edge_index):
+        edge_weight = to_edge_index(edge_index)[1]
+    if edge_weight is None:
+        return None
+    given = graph.origin.numel()
+    if edge_weight.dim() == 2 and edge_weight.size(1) == 1:
+        edge_weight = edge_weight.squeeze(1)
+    if edge_weight.shape != (given,):
+        raise InvalidArgument(
+            f"edge_weight must hold one number per entry of edge_index, ({given},), got {tuple(edge_weight.shape)}"
+        )
+    if edge_weight.device.type == "cpu" and not bool((edge_weight >= 0).all() & edge_weight.isfinite().all()):
+        raise InvalidArgument("edge_weight must be finite and not negative: it scales the energy of an edge")
+    return graph.spread(edge_weight)
 
 
 def _build(edge_index: Tensor, num_nodes: int | None) -> SheafGraph:
