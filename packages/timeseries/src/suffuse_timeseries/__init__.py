@@ -12,21 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .metrics import evaluate as evaluate
+    from .tsdiff import AnomalyScorer as AnomalyScorer
+    from .tsdiff import DiffusionImputation as DiffusionImputation
     from .tsdiff import Forecasting as Forecasting
     from .tsdiff import ObservationSelfGuidance as ObservationSelfGuidance
+    from .tsdiff import RefinedPredictor as RefinedPredictor
     from .tsdiff import TSDiffEstimator as TSDiffEstimator
     from .tsdiff import TSDiffPredictor as TSDiffPredictor
+    from .tsdiff import impute as impute
+    from .tsdiff import representative_time as representative_time
 
 __version__ = "0.1.0"
 
 _NAMES = {
+    "AnomalyScorer": "tsdiff",
+    "DiffusionImputation": "tsdiff",
     "Forecasting": "tsdiff",
     "ObservationSelfGuidance": "tsdiff",
+    "RefinedPredictor": "tsdiff",
     "TSDiffEstimator": "tsdiff",
     "TSDiffPredictor": "tsdiff",
     "evaluate": "metrics",
+    "impute": "tsdiff",
+    "representative_time": "tsdiff",
 }
-__all__ = ["Forecasting", "ObservationSelfGuidance", "TSDiffEstimator", "TSDiffPredictor", "__version__", "evaluate"]
+__all__ = ["__version__", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gluonts.dataset import Dataset
 from gluonts.model.estimator import Estimator
@@ -29,6 +29,9 @@ from suffuse.schedules import DiscreteBetas
 from ..frequency import normalize
 from ..presets import Preset
 from .ridge import RidgeEstimator
+
+if TYPE_CHECKING:
+    from ..tsdiff import TSDiffEstimator
 
 __all__ = ["BASELINES", "Problem"]
 
@@ -72,7 +75,7 @@ class Problem:
 
     @property
     def budget(self) -> dict[str, Any]:
-        """Arguments that all Lightning estimators of GluonTS share."""
+        """Arguments that all estimators of ``gluonts.torch`` share."""
         epoch = min(self.steps, 100)
         trainer = {"max_epochs": -(-self.steps // epoch), "max_steps": self.steps, **self.trainer_kwargs}
         return {
@@ -81,6 +84,11 @@ class Problem:
             "lr": self.lr,
             "trainer_kwargs": trainer,
         }
+
+    def estimator(self, **settings: Any) -> TSDiffEstimator:
+        """A TSDiff estimator with this budget and any of its arguments."""
+        sizes = {"width": self.width, "state": self.state}
+        return self.preset.estimator(self.freq, self.prediction_length, **{**sizes, **self.budget, **settings})
 
 
 class Fixed(Estimator):
@@ -151,15 +159,7 @@ def tft(problem: Problem) -> Estimator:
 
 
 def tsdiff_cond(problem: Problem, **settings: Any) -> Estimator:
-    return problem.preset.estimator(
-        problem.freq,
-        problem.prediction_length,
-        condition_dropout=0.0,
-        width=problem.width,
-        state=problem.state,
-        **problem.budget,
-        **settings,
-    )
+    return problem.estimator(condition_dropout=0.0, **settings)
 
 
 def csdi(problem: Problem) -> Estimator:
