@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from .data.geometry import Geometry, plain, resample
 from .data.slices import Slices, to_intensity
 from .data.template import TISSUES
 from .nets import SubpixelUNet
+from .prediction import Prediction
 
 Channels = Sequence[int]
 SMALL: Channels = (32, 64)
@@ -162,23 +162,6 @@ def regression_network(channels: Channels = SMALL) -> nn.Module:
     return nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor))
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """K samples (K, N, 1, H, W) of the image given the tissue map, as intensities (air 0, white matter 0.8)."""
-
-    samples: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        """(N, 1, H, W): the estimate with the smallest squared error."""
-        return self.samples.mean(0)
-
-    @property
-    def std(self) -> Tensor:
-        """(N, 1, H, W): how much of the image the tissue map leaves open, if the model is calibrated."""
-        return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
-
-
 def predict(
     denoiser: suffuse.Denoiser,
     tissue: Tensor,
@@ -228,7 +211,7 @@ def predict(
                 progress=progress,
             ).cpu()
         )
-    return Prediction(to_intensity(torch.cat(images)).unflatten(0, (n, len(tissue))))
+    return Prediction(to_intensity(torch.cat(images)).unflatten(0, (n, len(tissue))))  # air 0, white matter 0.8
 
 
 def _chunks(values: list[int], size: int) -> list[list[int]]:

@@ -77,6 +77,11 @@ class Geometry:
         return float(x), float(y), float(z)
 
     @property
+    def voxel_volume(self) -> float:
+        """mm^3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    @property
     def axcodes(self) -> str:
         """The anatomical direction of each array axis, for instance ``"RAS"`` or ``"LIA"``."""
         from nibabel.orientations import aff2axcodes

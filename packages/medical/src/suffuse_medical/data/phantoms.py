@@ -92,6 +92,7 @@ class PhantomCohort(Dataset[dict[str, Any]]):
         lesions: how many every pseudo-patient has, drawn between these two numbers: spheres of MS-like tissue in white
             matter. The same cohort with ``(0, 0)`` is the same people, healthy.
         lesion_radius: median radius in mm, of a log-normal distribution with a spread of 30 %.
+        lesion_contrast: how far the signal goes from the healthy tissue's (0) to that of a full lesion (1).
         repeat: another number draws anew all that the tissue map does not determine (site, protocol, relaxation times,
             bias, noise) for the same anatomies: samples of the true p(image | tissue), against which models are judged.
     """
@@ -109,6 +110,7 @@ class PhantomCohort(Dataset[dict[str, Any]]):
         heterogeneity: float = 0.05,
         lesions: tuple[int, int] = (0, 0),
         lesion_radius: float = 7.0,
+        lesion_contrast: float = 1.0,
         repeat: int = 0,
     ) -> None:
         if n < 1:
@@ -125,9 +127,12 @@ class PhantomCohort(Dataset[dict[str, Any]]):
             raise InvalidArgument(
                 "sites with measured intensities (T) have only sequences=('T1w',); leave the site out"
             )
-        if not 0 <= lesions[0] <= lesions[1] or lesion_radius <= 0:
-            raise InvalidArgument(f"lesions must be (low, high) with 0 <= low <= high, got {lesions}")
-        self.lesions, self.lesion_radius = lesions, lesion_radius
+        if not 0 <= lesions[0] <= lesions[1] or lesion_radius <= 0 or not 0 < lesion_contrast <= 1:
+            raise InvalidArgument(
+                f"need lesions (low, high) with 0 <= low <= high, lesion_radius > 0 and lesion_contrast in (0, 1], got "
+                f"{lesions}, {lesion_radius}, {lesion_contrast}"
+            )
+        self.lesions, self.lesion_radius, self.lesion_contrast = lesions, lesion_radius, lesion_contrast
         self.n, self.sites, self.seed = n, tuple(sites), seed
         self.sequences = tuple(s if isinstance(s, SpinEcho) else SEQUENCES[s] for s in sequences)
         self.geometry, self.repeat = geometry, repeat
@@ -161,7 +166,9 @@ class PhantomCohort(Dataset[dict[str, Any]]):
             if SITES[site].measured:  # the template's units are not those of the physics: compare with white matter
                 white = t1[0][tissue[1] > 0.9].median()
                 bright = bright * white / sequence.signal(BRAIN[1])
-            images.append(scan(healthy + lesion * (bright - healthy), healthy, tissue, SITES[site], rng))
+            images.append(
+                scan(healthy + self.lesion_contrast * lesion * (bright - healthy), healthy, tissue, SITES[site], rng)
+            )
         return {
             "image": self.geometry.attach(torch.cat(images)),
             "tissue": self.geometry.attach(tissue.clone()),
@@ -172,7 +179,7 @@ class PhantomCohort(Dataset[dict[str, Any]]):
         }
 
     def _lesions(self, index: int, tissue: Tensor) -> Tensor:
-        """Fraction of lesion in every voxel, (1, X, Y, Z): spheres with an edge one voxel wide, centred in white matter."""
+        """Fraction of lesion in every voxel, (1, X, Y, Z): spheres in white matter, their edge a voxel wide."""
         rng = np.random.default_rng((self.seed, index, 1_000_003))
         number = int(rng.integers(self.lesions[0], self.lesions[1] + 1))
         fraction = torch.zeros(1, *self.geometry.shape)
@@ -229,7 +236,7 @@ def normalise(image: Tensor, tissue: Tensor, like: Tensor | None = None) -> Tens
 
 
 def scan(image: Tensor, healthy: Tensor, tissue: Tensor, site: Site, rng: np.random.Generator) -> Tensor:
-    """``image`` (1, X, Y, Z) as ``site`` shows it, with white matter of ``healthy``, the image without lesions, at 0.8."""
+    """``image`` (1, X, Y, Z) as ``site`` shows it; white matter of ``healthy``, the same without lesions, is at 0.8."""
     from monai import transforms
 
     state = np.random.RandomState(rng.integers(2**31))  # MONAI's transforms draw from the older generator

@@ -30,19 +30,22 @@ class Slices:
         tissue: (N, 3, H, W) fractions in the order of ``TISSUES``.
         patient: N group names; slices of one name never cross a split.
         z: N axial positions in mm.
+        lesion: (N, 1, H, W), 0 or 1, where the items said so.
     """
 
     image: Tensor
     tissue: Tensor
     patient: tuple[str, ...]
     z: tuple[float, ...]
+    lesion: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.patient)
 
     def __getitem__(self, index: Sequence[int]) -> Slices:
         keep = list(index)
-        return Slices(self.image[keep], self.tissue[keep], _pick(self.patient, keep), _pick(self.z, keep))
+        lesion = None if self.lesion is None else self.lesion[keep]
+        return Slices(self.image[keep], self.tissue[keep], _pick(self.patient, keep), _pick(self.z, keep), lesion)
 
     @property
     def brain(self) -> Tensor:
@@ -71,7 +74,7 @@ def to_intensity(x: Tensor) -> Tensor:
 
 def axial_slices(items: Iterable[Mapping[str, Any]], geometry: Geometry = WORKING_GRID) -> Slices:
     """The axial slices with enough brain of MONAI dictionaries (``image``, ``tissue``, ``patient_id``) on one grid."""
-    images, tissues, patients, positions = [], [], [], []
+    images, tissues, patients, positions, lesions = [], [], [], [], []
     z = geometry.world([(0, 0, k) for k in range(geometry.shape[2])])[:, 2]
     for item in items:
         image, tissue = plain(item["image"]), plain(item["tissue"])
@@ -85,9 +88,14 @@ def axial_slices(items: Iterable[Mapping[str, Any]], geometry: Geometry = WORKIN
             tissues.append(tissue[:, :, :, k])
             patients.append(str(item["patient_id"]))
             positions.append(float(z[k]))
+            if "lesion" in item:
+                lesions.append(plain(item["lesion"])[:, :, :, k])
     if not images:
         raise InvalidArgument("items hold no axial slice with brain; the dataset is empty or misplaced on the grid")
-    return Slices(torch.stack(images), torch.stack(tissues), tuple(patients), tuple(positions))
+    if lesions and len(lesions) != len(images):
+        raise InvalidArgument("some items have a lesion mask and others none; give all or none")
+    lesion = torch.stack(lesions) if lesions else None
+    return Slices(torch.stack(images), torch.stack(tissues), tuple(patients), tuple(positions), lesion)
 
 
 def template_item(geometry: Geometry = WORKING_GRID) -> dict[str, Any]:

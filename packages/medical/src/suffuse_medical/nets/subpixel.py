@@ -29,7 +29,7 @@ class SubpixelUNet(nn.Module):
         in_channels: C, of x and of the result.
         maps: name -> channels of the condition maps.
         factor: r; 1 is the plain UNet.
-        kwargs: arguments of MONAI's ``DiffusionModelUNet``.
+        kwargs: arguments of ``MonaiUNet``: ``tokens``, and those of MONAI's ``DiffusionModelUNet``.
     """
 
     def __init__(self, in_channels: int, maps: Mapping[str, int], factor: int = 2, **kwargs: Any) -> None:

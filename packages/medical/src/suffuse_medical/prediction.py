@@ -1,0 +1,109 @@
+"""What a task answers: not an image but a distribution of images, and where they lie in the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from suffuse.errors import InvalidArgument
+
+from .data.geometry import Geometry
+from .data.nifti import write_nifti
+
+__all__ = ["Prediction", "check_images", "in_batches", "sample_seeds"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """K samples (K, N, C, H, W) for N slices.
+
+    Args:
+        samples: in the unit of the input.
+        geometry: of the volume whose axial slices these are, bottom up; None where the slices are no volume.
+    """
+
+    samples: Tensor
+    geometry: Geometry | None = None
+
+    def __post_init__(self) -> None:
+        if self.geometry is not None:
+            size = (*self.samples.shape[3:], self.samples.shape[1])
+            if size != self.geometry.shape:
+                raise InvalidArgument(f"geometry has {self.geometry.shape} voxels, the slices make a volume of {size}")
+
+    @property
+    def mean(self) -> Tensor:
+        """(N, C, H, W): the estimate with the smallest squared error."""
+        return self.samples.mean(0)
+
+    @property
+    def std(self) -> Tensor:
+        """(N, C, H, W): how much the input leaves open, if the model is calibrated."""
+        return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
+
+    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """The central interval of the samples, (low, high), each (N, C, H, W)."""
+        if not 0 < level < 1:
+            raise InvalidArgument(f"level must lie in (0, 1), got {level}")
+        edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=self.samples.dtype, device=self.samples.device)
+        low, high = torch.quantile(self.samples, edges, dim=0)
+        return low, high
+
+    def write(self, folder: str | Path, *, samples: bool = True) -> list[Path]:
+        """NIfTI files on the geometry of the input: ``mean``, ``std`` and, if wanted, every ``sample-k``.
+
+        Images of several channels get a file per channel.
+        """
+        if self.geometry is None:
+            raise InvalidArgument("this prediction has no geometry; pass geometry= to predict, files need a place")
+        stored = self.geometry.stored_as("float32")
+        named = {"mean": self.mean}
+        if len(self.samples) > 1:
+            named["std"] = self.std
+        if samples:
+            named |= {f"sample-{k}": image for k, image in enumerate(self.samples)}
+        written = []
+        for name, slices in named.items():
+            for c, channel in enumerate(slices.movedim(0, -1)):  # (C, H, W, N)
+                suffix = f"-{c}" if slices.shape[1] > 1 else ""
+                written.append(write_nifti(Path(folder) / f"{name}{suffix}.nii.gz", channel, stored))
+        return written
+
+
+def sample_seeds(seed: int, n: int, rows: int) -> list[list[int]]:
+    """A seed for every sample k of every row: n lists of ``rows``; none depends on how many others there are."""
+    return [[seed + k + 1_000_003 * row for row in range(rows)] for k in range(n)]
+
+
+def in_batches(
+    draw: Callable[[Tensor, list[int]], Tensor], images: Tensor, n: int, seed: int, batch_size: int = 64
+) -> Tensor:
+    """(n, N, ...) draws for N images; ``draw(some rows, a seed for each)`` is called on batches of rows and draws."""
+    seeds = torch.tensor(sample_seeds(seed, n, len(images))).flatten()
+    rows = torch.arange(len(images)).repeat(n)
+    parts = [
+        draw(images[part], chosen.tolist())
+        for part, chosen in zip(rows.split(batch_size), seeds.split(batch_size), strict=True)
+    ]
+    return torch.cat(parts).unflatten(0, (n, len(images)))
+
+
+def check_images(images: Tensor, name: str = "images", channels: int | None = None) -> None:
+    """Raise InvalidArgument unless ``images`` is a finite batch of slices (N, C, H, W)."""
+    if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
+        raise InvalidArgument(
+            f"{name} must be slices (N, {channels or 'C'}, H, W), got {tuple(images.shape)}; a volume (C, X, Y, Z) "
+            f"becomes slices by volume.permute(3, 0, 1, 2)"
+        )
+    if not torch.isfinite(images).all():
+        raise InvalidArgument(f"{name} has NaN or infinite voxels; mask or fill them first")
+
+
+def check_samples(n: int, names: Sequence[str] = ("n",)) -> None:
+    """Raise InvalidArgument for less than one sample."""
+    if n < 1:
+        raise InvalidArgument(f"{names[0]} must be at least 1 sample, got {n}")
