@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from suffuse.errors import InvalidArgument
@@ -43,6 +45,17 @@ def paired_interval(first: Array, second: Array, *, level: float = 0.95, draws: 
     difference = first - second
     rows = np.random.default_rng(0).integers(len(difference), size=(draws, len(difference)))
     low, high = np.quantile(difference[rows].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def interval(
+    errors: Array, statistic: Callable[[Array], float], *, level: float = 0.95, draws: int = 500
+) -> tuple[float, float]:
+    """Bootstrap interval of a statistic of the tests' errors (n,)."""
+    errors, _ = _pair(errors, errors)
+    rows = np.random.default_rng(0).integers(len(errors), size=(draws, len(errors)))
+    values = [statistic(errors[row]) for row in rows]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import render
+from . import behaviours, render
 from .envs import Array, Rollout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .evaluate import Tracking
+    from .evaluate import Covering, MeasureMap, Switching, Tracking
 
 COLOURS = ("#2f6690", "#c8553d", "#8a826a", "#5b8e7d", "#b08ea2")
 
@@ -36,6 +36,88 @@ def requested_against_achieved(trackings: Mapping[str, Tracking], unit: str) -> 
     axes.set(xlabel=f"requested {first.behaviour} ({unit})", ylabel=f"achieved {first.behaviour} ({unit})")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def requested_and_obtained(details: Mapping[str, Mapping[str, Any]], maps: Mapping[str, MeasureMap]) -> Figure:
+    """Measured behaviour against requested strength, a column per attribute; the line is u*(v) of the dataset.
+
+    Args:
+        details: policy -> attribute -> requested and achieved (n,), of ``evaluate.measured_errors``.
+        maps: attribute -> u*.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(maps), 3.1), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    v = np.linspace(0, 1, 100)
+    for axes, (name, u) in zip(panels, maps.items(), strict=True):
+        axes.plot(v, u(v), color="#999999", lw=1.5, ls="--", label="meant")
+        for colour, (policy, found) in zip(COLOURS, details.items(), strict=False):
+            if name in found:
+                axes.scatter(found[name]["requested"], found[name]["achieved"], s=12, color=colour, lw=0, label=policy)
+        axes.set(xlabel=f"requested {name}", ylabel=f"measured {name} ({behaviours.UNITS[name]})")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=7)
+    return figure
+
+
+def error_curves(errors: Mapping[str, Array]) -> Figure:
+    """Share of the tests with an error below a threshold, per policy; floors are drawn grey."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    x = np.geomspace(0.01, 1.0, 200)
+    colours = iter([*COLOURS, "#7a5195", "#333333"])
+    for name, values in errors.items():
+        floor = name.endswith("(floor)")
+        colour = "#bbbbbb" if floor else next(colours)
+        style = ":" if name.startswith("random") else "-"
+        axes.plot(x, (values[:, None] < x).mean(0), color=colour, ls=style, lw=1.8, label=name)
+    axes.set(xscale="log", xlabel="error", ylabel="share of tests below", ylim=(0, 1.02), xlim=(0.01, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def traces(switched: Mapping[str, Mapping[str, Switching]], dt: float) -> Figure:
+    """Behaviour over time under changing requests, a panel per behaviour, a colour per policy."""
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(switched.values())))
+    figure = Figure(figsize=(7.0, 2.2 * len(names)), layout="constrained")
+    panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
+        for colour, (policy, found) in zip(COLOURS, switched.items(), strict=False):
+            trace = found[name].trace
+            time = np.arange(1, trace.shape[1] + 1) * dt
+            axes.fill_between(time, trace.min(0), trace.max(0), color=colour, alpha=0.2, lw=0)
+            axes.plot(time, trace.mean(0), color=colour, lw=1.5, label=policy)
+        first = next(iter(switched.values()))[name]
+        edges = np.arange(len(first.requested) + 1) * first.every * dt
+        axes.stairs(first.requested, edges, color="#333333", ls="--", lw=1.2, label="requested", baseline=None)
+        axes.set(ylabel=f"{name} ({behaviours.UNITS[name]})")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=7, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.25))
+    panels[-1].set(xlabel="time (s)")
+    return figure
+
+
+def sweeps(found: Mapping[str, Covering]) -> Figure:
+    """Measured behaviour against swept strength, over the dataset's own cloud."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(found), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, (name, covering) in zip(panels, found.items(), strict=True):
+        axes.scatter(*covering.data, s=4, color="#cccccc", lw=0, label="dataset")
+        order = np.argsort(covering.strengths)
+        axes.plot(covering.strengths[order], covering.expected[order], color="#333333", ls="--", lw=1.2, label="meant")
+        axes.scatter(covering.strengths, covering.achieved, s=14, color=COLOURS[0], lw=0, label="obtained")
+        axes.set(xlabel=f"requested {name}", ylabel=f"measured {name} ({behaviours.UNITS[name]})")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=7)
     return figure
 
 

@@ -4,8 +4,9 @@ A behaviour v becomes u in [0, 1] on the scale of the training data, and then on
 
     [u, sin(pi 2^k u), cos(pi 2^k u)],  k = 0, 1, 2,
 
-or, as in AlignDiff, the one of V = 100 bins that u falls in, floor(u V), which a network embeds. Zero is a meaningful request (stand still), so absence cannot be a value: it is the mask, and any subset of the
-behaviours can be requested. Dong et al. (2024), "AlignDiff", arXiv:2310.02054, section 4.
+or, as in AlignDiff, the one of V = 100 bins that u falls in, floor(u V), which a network embeds. Zero is a meaningful
+request (stand still), so absence cannot be a value: it is the mask, and any subset of the behaviours can be requested.
+Dong et al. (2024), "AlignDiff", arXiv:2310.02054, section 4.
 """
 
 from __future__ import annotations
@@ -47,6 +48,17 @@ def encode(values: Mapping[str, Tensor], scales: Mapping[str, Scale], bins: int 
         tokens[name] = token(scale(torch.where(given, values[name], scale.low)), bins) * given[:, None, None]
         masks[name] = given[:, None]
     return Condition(tokens=tokens, masks=masks)
+
+
+def features(cond: Condition) -> Tensor:
+    """All tokens and masks of a condition side by side (n, features_dim), for networks that take one vector."""
+    parts = [torch.cat([cond.tokens[name][:, 0], cond.masks[name].float()], -1) for name in cond.names]
+    return torch.cat(parts, -1)
+
+
+def features_dim(scales: Mapping[str, Scale]) -> int:
+    """Entries of ``features``."""
+    return len(scales) * (width() + 1)
 
 
 class Commanded:

@@ -108,6 +108,7 @@ class Attributes:
         weight_decay: float = 1e-4,
         width: int = 128,
         members: int = 3,
+        patch: int = 1,
         shortest: int = 16,
         out: Path | None = None,
         seed: int = 0,
@@ -120,7 +121,7 @@ class Attributes:
             preferences: of ``suffuse_rl_planning.preferences``.
             env_id: the robot that they show.
             steps, batch_size, lr, weight_decay: of AdamW.
-            width, members: of the ensemble; 128 and 3 in the paper's code.
+            width, members, patch: of the ensemble; 128, 3 and 1 in the paper's code.
             shortest: of the random crops of the pairs; windows of at least that many steps can be judged.
             out: folder of logs and of the resumable run.
             seed: of initialisation and training.
@@ -132,7 +133,7 @@ class Attributes:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = StrengthEnsemble(
-                preferences.attributes, normaliser.mean.tolist(), normaliser.std.tolist(), members, width
+                preferences.attributes, normaliser.mean.tolist(), normaliser.std.tolist(), members, width, patch=patch
             )
         model = fit(
             model,

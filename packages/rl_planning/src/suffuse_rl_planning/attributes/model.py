@@ -1,4 +1,4 @@
-"""The strength of k attributes of a stretch of observations, learned from answers to "which of the two has more of it?".
+"""The strength of k attributes of a stretch of observations, learned from answers to "which has more of it?".
 
 A member of the ensemble reads T normalised observations, a learned token at the end, and says z = 20 tanh(f / 20) of
 that token. With y = 1 where the second of a pair has more, 0 where the first, and 1/2 for a tie,
@@ -29,16 +29,18 @@ ANSWERS = "answers"
 class Member(nn.Module):
     """A transformer: observations (B, T, o) -> strengths (B, k)."""
 
-    def __init__(self, observation_dim: int, attributes: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, observation_dim: int, attributes: int, width: int, depth: int, heads: int, patch: int) -> None:
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(observation_dim, width), nn.LayerNorm(width))
+        self.patch = patch
+        self.embed = nn.Sequential(nn.Linear(patch * observation_dim, width), nn.LayerNorm(width))
         self.token = nn.Parameter(torch.randn(width) * 0.02)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
         self.head = nn.Linear(width, attributes)
 
     def forward(self, observations: Tensor) -> Tensor:
-        h = self.embed(observations)
+        tokens = observations.shape[1] // self.patch
+        h = self.embed(observations[:, : tokens * self.patch].reshape(len(observations), tokens, -1))
         h = h + positions((h.shape[1],), h.shape[2], h.device).to(h.dtype)
         h = torch.cat([h, self.token.expand(len(h), 1, -1)], 1)
         return 20 * torch.tanh(self.head(self.encoder(h)[:, -1]) / 20)
@@ -53,6 +55,7 @@ class StrengthEnsemble(nn.Module):
         mean, std: of the observations, (o,).
         members: independent transformers.
         width, depth, heads: of each; width 128 in the paper's code.
+        patch: observations in one token, 1 in the paper's code; what is left over at the end is not read.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class StrengthEnsemble(nn.Module):
         width: int = 128,
         depth: int = 2,
         heads: int = 4,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         if members < 1 or not attributes:
@@ -72,10 +76,12 @@ class StrengthEnsemble(nn.Module):
             )
         if width % (2 * heads):
             raise InvalidArgument(f"width={width} must be a multiple of 2 heads = {2 * heads}")
-        self.attributes = tuple(attributes)
+        self.attributes, self.patch = tuple(attributes), patch
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
-        self.members = nn.ModuleList(Member(len(mean), len(attributes), width, depth, heads) for _ in range(members))
+        self.members = nn.ModuleList(
+            Member(len(mean), len(attributes), width, depth, heads, patch) for _ in range(members)
+        )
 
     mean: Tensor
     std: Tensor
@@ -88,6 +94,8 @@ class StrengthEnsemble(nn.Module):
         size = len(self.mean)
         if observations.ndim != 3 or observations.shape[2] != size:
             raise InvalidArgument(f"observations must be (B, T, {size}), got {tuple(observations.shape)}")
+        if observations.shape[1] < self.patch:
+            raise InvalidArgument(f"{observations.shape[1]} steps are fewer than the patch of {self.patch}")
         normalised = (observations - self.mean) / self.std
         return torch.stack([member(normalised) for member in self.members])
 

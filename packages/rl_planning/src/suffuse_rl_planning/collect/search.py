@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from suffuse.errors import InvalidArgument, require
 
 from .. import behaviours
+from ..data.files import replacing
 from ..envs import Array, Policy, Robot, Spatial, control_step, make, robot
 from .cpg import CPG, bounds, size
 
@@ -239,3 +241,16 @@ def robust(
     order = np.argsort(mean["speed"])
     order = order[mean["alive"][order] == 1.0]
     return parameters[order], {name: mean[name][order] for name in MEASURED}
+
+
+def write_table(path: Path | str, env_id: str, parameters: Array, measured: dict[str, Array]) -> Path:
+    """Write controllers (n, p) with what they did as the CSV that ``collect.controllers`` reads."""
+    j = robot(env_id).joints
+    names = [
+        f"{part}{i}" for part in ("offset", "amplitude", "phase", "pitch", "pitch_rate", "velocity") for i in range(j)
+    ]
+    header = ",".join([*measured, *names, "frequency", "kp", "kd"])
+    table = np.column_stack([*measured.values(), parameters])
+    with replacing(path) as target:
+        np.savetxt(target, table, fmt="%.5g", delimiter=",", header=header, comments="")
+    return Path(path)

@@ -180,7 +180,8 @@ class Diffuser(DiffusionPlanner):
             value = ValueNetwork(x.shape[1], x.shape[2], schedule)
         value = fit(
             value, x, cond=Condition(tokens={RETURNS: y[:, None, None]}), steps=value_steps, batch_size=128, lr=1e-3,
-            objective=NoisyRegression(size), ema_decay=0.995, out=None if out is None else Path(out) / "value", **common,
+            objective=NoisyRegression(size), ema_decay=0.995,
+            out=None if out is None else Path(out) / "value", **common,
         )  # fmt: skip
         return cls(
             denoiser, env_id=env_id, value=value, horizon=x.shape[2], normaliser=normaliser, scales={}, seed=seed,

@@ -2,7 +2,7 @@
 
     vp_ddim  the AlignDiff paper: variance preserving, noise prediction, t uniform, DDIM with 10 equal steps (20 for the
              humanoid)
-    edm      its released code: Karras et al.'s preconditioning, kappa log-normal(-1.2, 1.2), 5 Euler steps on their grid
+    edm      its released code: Karras et al.'s preconditioning, log kappa ~ N(-1.2, 1.2^2), 5 Euler steps on their grid
     v        ours, for few steps: v-prediction on the cosine schedule, DPM-Solver++ with 5 equal steps of t
 
 Dong et al. (2024), "AlignDiff", arXiv:2310.02054; Karras et al. (2022), arXiv:2206.00364.

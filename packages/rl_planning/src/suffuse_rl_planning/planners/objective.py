@@ -30,8 +30,8 @@ class PinnedObjective(DenoisingObjective):
         first_action_weight: W of the action that is executed first; 1 elsewhere.
         next_observation_weight: W of the observation of step 1, for plans without actions, from which an inverse model
             reads the first action.
-        drop_all: probability that nothing at all is asked. Masking each of k behaviours with 1 - p leaves only (1 - p)^k
-            of the batch to learn the null condition from, which guidance subtracts; 0 in the AlignDiff paper.
+        drop_all: probability that nothing at all is asked. Masking each of k behaviours with p leaves only p^k of the
+            batch to learn the null condition from, which guidance subtracts; 0 in the AlignDiff paper.
     """
 
     cond_dropout: float = 0.2

@@ -106,7 +106,7 @@ def read_answers(folder: Path | str, files: Iterable[Path | str]) -> tuple[Prefe
 
     Args:
         folder: of the session.
-        files: JSON files, each ``{"annotator": name, "answers": [{"trial": i, "attribute": a, "answer": "left"}, ...]}``.
+        files: JSON, ``{"annotator": name, "answers": [{"trial": i, "attribute": a, "answer": "left"}, ...]}`` each.
 
     Returns:
         the preferences, a row per annotator and answered pair (an attribute that was left open counts as equal, a

@@ -3,7 +3,7 @@
 For a pair with measures m_1, m_2 of one attribute, and s the interquartile range of that measure over all stretches,
 
     equal                                 if |m_2 - m_1| < margin s
-    second with probability sigmoid((m_2 - m_1) / (temperature s)), else first       (Bradley-Terry; temperature 0: sure)
+    second with probability sigmoid((m_2 - m_1) / (temperature s)), else first      (Bradley-Terry; sure at 0)
     and then turned around with probability noise_rate.
 """
 

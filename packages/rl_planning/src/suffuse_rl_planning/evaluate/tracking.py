@@ -11,13 +11,13 @@ from numpy.typing import ArrayLike
 
 from suffuse.errors import InvalidArgument
 
-from . import behaviours, metrics
-from .collect.cpg import CPG
-from .collect.dataset import controllers, measured_controllers
-from .data import Scale
-from .envs import Array, Policy, Rollout, control_step, robot, rollout
-from .planners import DiffusionPlanner
-from .requests import Commanded
+from .. import behaviours, metrics
+from ..collect.cpg import CPG
+from ..collect.dataset import controllers, measured_controllers
+from ..data import Scale
+from ..envs import Array, Policy, Rollout, control_step, robot, rollout
+from ..planners import Planner
+from ..requests import Commanded
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def nearest_controller(env_id: str, requested: Array, *, behaviour: str = "speed
     return CPG(robot(env_id), controllers(env_id)[chosen], control_step(env_id))
 
 
-def latency(policy: DiffusionPlanner, *, n: int = 1, decisions: int = 20) -> float:
+def latency(policy: Planner, *, n: int = 1, decisions: int = 20) -> float:
     """Decisions per second for n environments at once: wall time of ``plan``, after one warm-up."""
     observation = np.zeros((n, robot(policy.env_id).observation_dim), np.float32)
     policy.request()

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from suffuse.errors import InvalidArgument
-
-from .data import Normaliser, Scale, Windows
-from .envs import Array, robot
-from .requests import Commanded, encode, width
+from ..data import Normaliser, Scale, Windows
+from ..envs import Array, robot
+from ..regression import regress
+from ..requests import Commanded, encode, features, features_dim
 
 
 class BehaviourCloning(Commanded):
@@ -45,6 +44,7 @@ class BehaviourCloning(Commanded):
         lr: float = 1e-3,
         hidden: int = 256,
         dropout: float = 0.1,
+        scales: Mapping[str, Scale] | None = None,
         seed: int = 0,
     ) -> BehaviourCloning:
         """Train on all steps of random windows.
@@ -55,36 +55,30 @@ class BehaviourCloning(Commanded):
             lr: of AdamW, annealed to zero by a cosine.
             hidden: width of two hidden layers.
             dropout: probability with which a request is masked.
+            scales: ranges of the requests, if not those of the windows.
         """
-        if steps < 1:
-            raise InvalidArgument(f"steps must be at least 1, got {steps}")
         o = robot(env_id).observation_dim
-        generator = torch.Generator().manual_seed(seed)
         observations, actions = windows.trajectories[..., :o], windows.trajectories[..., o:]
         normaliser = Normaliser.fit(observations.flatten(0, 1))
-        scales = {name: Scale.fit(values) for name, values in windows.behaviour.items()}
+        scales = scales or {name: Scale.fit(values) for name, values in windows.behaviour.items()}
         cond = encode(windows.behaviour, scales)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = nn.Sequential(
-                nn.Linear(o + len(scales) * (width() + 1), hidden),
+                nn.Linear(o + features_dim(scales), hidden),
                 nn.SiLU(),
                 nn.Linear(hidden, hidden),
                 nn.SiLU(),
                 nn.Linear(hidden, actions.shape[-1]),
             )
-        optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=1e-4)
-        anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for _ in range(steps):
-            rows = torch.randint(len(windows), (batch_size,), generator=generator)
+
+        def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
             told = features(cond[rows].dropout(dropout, generator, per_name=True))
             s = normaliser(observations[rows])
             x = torch.cat([s, told[:, None].expand(-1, s.shape[1], -1)], -1)
-            loss = (network(x) - actions[rows]).square().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            anneal.step()
+            return (network(x) - actions[rows]).square().mean()
+
+        regress(network, loss, len(windows), steps=steps, batch_size=batch_size, lr=lr, seed=seed)
         return cls(network, env_id=env_id, normaliser=normaliser, scales=scales)
 
     @torch.no_grad()
@@ -96,9 +90,3 @@ class BehaviourCloning(Commanded):
         told = features(encode(self.asked(len(o)), self.scales))
         action = self.network(torch.cat([self.normaliser(o), told], -1)).clamp(-1.0, 1.0).numpy()
         return (action[0] if single else action), None
-
-
-def features(cond: Any) -> Tensor:
-    """All tokens and masks of a condition side by side: (n, K 8)."""
-    parts = [torch.cat([cond.tokens[name][:, 0], cond.masks[name].float()], -1) for name in cond.names]
-    return torch.cat(parts, -1)

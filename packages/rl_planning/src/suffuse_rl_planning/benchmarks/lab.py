@@ -1,0 +1,178 @@
+"""What the benchmarks of AlignDiff share: data, labels, two attribute models, a planner, and baselines of one seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from suffuse.bench import Run
+
+if TYPE_CHECKING:
+    from ..attributes import Attributes
+    from ..data import Episodes, Windows
+    from ..evaluate import MeasureMap
+    from ..planners import AlignDiff
+
+PAPER = "Dong et al. 2024, AlignDiff, arXiv:2310.02054"
+DATASETS = {
+    "HalfCheetah-v5": "HalfCheetah-v5 CPG gaits",
+    "Walker2d-v5": "Walker2d-v5 CPG gaits",
+    "Hopper-v5": "Hopper-v5 CPG gaits",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is collected, labelled, trained and tested.
+
+    Attributes:
+        episodes, episode_steps: of the dataset.
+        pairs, length: labelled pairs for each attribute model, and the steps of their stretches.
+        label_steps: optimiser steps of an attribute model.
+        horizon, measure: of plans, and of the stretch that labels a window, in control steps.
+        steps, batch_size, hidden, depth: of the planner.
+        tests, candidates: of an evaluation.
+        replan: control steps between decisions.
+    """
+
+    episodes: int
+    episode_steps: int
+    pairs: int
+    length: int
+    label_steps: int
+    horizon: int
+    measure: int
+    steps: int
+    batch_size: int
+    hidden: int
+    depth: int
+    tests: int
+    candidates: int
+    replan: int = 4
+
+
+SIZES = {
+    "quick": Size(100, 150, 600, 50, 250, 16, 50, 500, 64, 96, 2, 24, 4),
+    "full": Size(400, 200, 2000, 50, 500, 16, 50, 2500, 128, 128, 3, 100, 8),
+}
+
+
+@dataclass
+class Lab:
+    """One robot's data and models.
+
+    Attributes:
+        train, test: episodes of other controllers each.
+        attributes: labelled the training data, and directs.
+        judge: learned from other episodes' pairs with another seed.
+        windows: of ``train``, with strengths in [0, 1].
+        maps: strengths of ``attributes`` to physical units.
+        accuracy: of ``attributes`` on held-out pairs, per attribute.
+    """
+
+    env_id: str
+    size: Size
+    train: Episodes
+    test: Episodes
+    attributes: Attributes
+    judge: Attributes
+    windows: Windows
+    maps: dict[str, MeasureMap]
+    accuracy: dict[str, float]
+
+
+def record(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0) -> tuple[Episodes, Episodes]:
+    """Episodes to train on, and episodes of other controllers to test on."""
+    from ..collect import collect
+    from ..data import Episodes
+    from ..recipes import datasets_in
+
+    with datasets_in(run.out / f"minari-{contaminate:g}"):
+        dataset = collect(
+            "lab/robot/cpg-v0", env_id=env_id, episodes=size.episodes, steps=size.episode_steps,
+            contaminate=contaminate, seed=run.seed, overwrite=True,
+        )  # fmt: skip
+        return Episodes.from_minari(dataset, split="train"), Episodes.from_minari(dataset, split="test")
+
+
+def learn_attributes(
+    run: Run, episodes: Episodes, size: Size, *, seed: int, pairs: int = 0
+) -> tuple[Any, dict[str, float]]:
+    """An attribute model, without a scale, and its accuracy on pairs that it did not see."""
+    from ..attributes import Attributes
+    from ..envs import robot
+    from ..preferences import label
+
+    names = robot(episodes.env_id).attributes
+    answered = label(episodes, names, n=round((pairs or size.pairs) / 0.9), length=size.length, seed=seed)
+    seen, unseen = answered.split(0.1, seed=seed)
+    model = Attributes.fit(
+        seen, env_id=episodes.env_id, steps=size.label_steps, batch_size=128, lr=1e-3, width=48, patch=4, seed=seed,
+        accelerator=run.device, progress=run.progress,
+    )  # fmt: skip
+    return model, model.accuracy(unseen)
+
+
+def build(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0, pairs: int = 0) -> Lab:
+    """Collect, label, learn attributes twice, relabel."""
+    from ..evaluate import MeasureMap
+
+    with run.stage("collect"):
+        train, test = record(run, env_id, size, contaminate=contaminate)
+    with run.stage("label and learn attributes"):
+        halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
+        attributes, accuracy = learn_attributes(run, halves[0], size, seed=run.seed, pairs=pairs)
+        judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
+    with run.stage("relabel"):
+        windows = train.windows(size.horizon, names=attributes.names, measure=size.measure)
+        windows, _ = attributes.relabel(train, windows)
+        rows = train.windows(size.length, names=attributes.names, stride=5)
+        judge.relabel(train, rows)
+        maps = MeasureMap.fit(attributes, train, length=size.length)
+    return Lab(env_id, size, train, test, attributes, judge, windows, maps, accuracy)
+
+
+def planner(run: Run, lab: Lab, **options: Any) -> AlignDiff:
+    """AlignDiff, trained on the lab's windows."""
+    from ..planners import AlignDiff
+
+    size = lab.size
+    settings: dict[str, Any] = {
+        "steps": size.steps, "batch_size": size.batch_size, "hidden": size.hidden, "depth": size.depth,
+        "candidates": size.candidates, "replan": size.replan, "guidance_scale": 1.5,
+    }  # fmt: skip
+    return AlignDiff.fit(
+        lab.windows, env_id=lab.env_id, attributes=lab.attributes, seed=run.seed, accelerator=run.device,
+        progress=run.progress, **{**settings, **options},
+    )  # fmt: skip
+
+
+def size_of(run: Run, env_id: str) -> Size:
+    """The profile's size; robots with shorter control steps are watched for more of them."""
+    size = SIZES[run.profile]
+    if env_id == "HalfCheetah-v5":
+        return size
+    return dataclasses.replace(size, episode_steps=2 * size.episode_steps, length=100, measure=100)
+
+
+def baselines(run: Run, lab: Lab) -> dict[str, Any]:
+    """Policies without diffusion, from the same windows."""
+    from ..baselines import TD3BC, BehaviourCloning, Constant, DecisionTransformer
+    from ..collect import RandomPolicy
+    from ..data import Scale
+    from ..envs import robot
+
+    unit = {name: Scale(0.0, 1.0) for name in lab.attributes.names}
+    common: dict[str, Any] = {"env_id": lab.env_id, "scales": unit, "seed": run.seed}
+    out: dict[str, Any] = {}
+    for name, fit, steps in (
+        ("goal-conditioned cloning", BehaviourCloning.fit, lab.size.steps),
+        ("decision transformer", DecisionTransformer.fit, lab.size.steps),
+        ("TD3+BC on attribute reward", TD3BC.fit, lab.size.steps),
+    ):
+        with run.stage(f"train {name}"):
+            out[name] = fit(lab.windows, steps=steps, **common)
+    out["constant (floor)"] = Constant.middling(lab.train)
+    out["random (floor)"] = RandomPolicy(robot(lab.env_id).joints, run.seed)
+    return out
