@@ -73,31 +73,32 @@ def tsdiff(
     *,
     dataset: str = "elnino",
     out: Path = Path("runs/tsdiff"),
-    steps: int = 1000,
-    batch_size: int = 32,
-    lr: float = 2e-3,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
     context_length: int | None = None,
     scaling: Literal["mean", "std"] | None = None,
     condition_dropout: float = 0.5,
-    width: int = 32,
-    depth: int = 3,
-    state: int = 32,
+    width: int | None = None,
+    depth: int | None = None,
+    state: int | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
-    """A TSDiff forecaster on a panel of series, for GluonTS.
+    """A TSDiff forecaster on a panel of series, for GluonTS. What is not given is the dataset's preset.
 
     Args:
-        dataset: elnino, co2 or sunspots (bundled), a dataset below SUFFUSE_DATA such as m4_hourly, or a folder.
+        dataset: elnino, co2 or sunspots (bundled), a dataset below SUFFUSE_DATA such as m4_hourly, or a folder. The
+            eight datasets of the paper have its settings.
         out: folder of the checkpoint, which is a serialized GluonTS predictor and a suffuse checkpoint in one.
         steps: optimiser steps.
         batch_size: windows per step.
         lr: learning rate at the start; it falls to zero along a cosine.
-        context_length: steps of a window before the horizon; default the dataset's preset.
-        scaling: mean or std; default the dataset's preset.
+        context_length: steps of a window before the horizon.
+        scaling: mean or std.
         condition_dropout: share of windows without condition; 1 is the paper's unconditional model.
-        width: channels of the network; the paper has 64.
+        width: channels of the network.
         depth: residual blocks.
         state: states of each S4D filter.
         seed: of all random draws.
@@ -109,29 +110,31 @@ def tsdiff(
     from .data import load
     from .presets import preset
 
+    chosen = preset(dataset)
+    steps = chosen.steps if steps is None else steps
     if steps < 1:
         raise InvalidArgument(f"steps must be at least 1, got {steps}")
     data = load(dataset)
     pl.seed_everything(seed, verbose=False)
-    settings: dict[str, Any] = {"context_length": context_length, "scaling": scaling}
+    settings: dict[str, Any] = {
+        "context_length": context_length,
+        "scaling": scaling,
+        "width": width,
+        "depth": depth,
+        "state": state,
+        "lr": lr,
+        "batch_size": batch_size,
+    }
     epoch = min(steps, 100)
-    predictor = (
-        preset(dataset)
-        .estimator(
-            data.metadata.freq,
-            data.metadata.prediction_length,
-            condition_dropout=condition_dropout,
-            width=width,
-            depth=depth,
-            state=state,
-            lr=lr,
-            batch_size=batch_size,
-            num_batches_per_epoch=epoch,
-            trainer_kwargs=trainer_kwargs(out / "training", steps, epoch, device, progress),
-            **{name: value for name, value in settings.items() if value is not None},
-        )
-        .train(list(data.train))
+    estimator = chosen.estimator(
+        data.metadata.freq,
+        data.metadata.prediction_length,
+        condition_dropout=condition_dropout,
+        num_batches_per_epoch=epoch,
+        trainer_kwargs=trainer_kwargs(out / "training", steps, epoch, device, progress),
+        **{name: value for name, value in settings.items() if value is not None},
     )
+    predictor = estimator.train(list(data.train))
     predictor.serialize(
         out,
         metadata={
