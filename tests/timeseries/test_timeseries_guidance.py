@@ -7,6 +7,7 @@ from suffuse import samplers, schedules
 from suffuse.errors import InvalidArgument
 from suffuse.exact import GaussianDenoiser
 from suffuse_timeseries.tsdiff import ObservationSelfGuidance, quantile_levels
+from suffuse_timeseries.tsdiff.self_guidance import PostStep, ancestral
 
 SCHEDULE = schedules.VPCosine()
 LENGTH = 6
@@ -84,6 +85,58 @@ def test_quantile_guidance_orders_the_samples_of_a_forecast_by_level():
     x = samplers.DDIM(steps=25)(guided, shape=values.shape, generator=g, dtype=torch.float64)
     low, high = x[: rows // 2, 0].mean(), x[rows // 2 :, 0].mean()
     assert high - low > 0.3
+
+
+@pytest.mark.parametrize("post_step", [False, True], ids=["paper", "official code"])
+@pytest.mark.parametrize("kind", ["ms", "q"])
+def test_ddpm_is_guided_as_published(kind, post_step):
+    """The chain written out with betas and indices, as in the paper and in its code, gives the same samples."""
+    steps, rows, s = 12, 4, 1.3
+    chain = schedules.DiscreteBetas.linear(1e-3, 0.3, steps=steps)
+    denoiser = correlated()[0].with_schedule(chain)
+    values, observed = observations(rows)
+    levels = quantile_levels(rows).double() if kind == "q" else None
+    sampler = samplers.DDPM(steps=steps, grid="time")
+    visited = sampler.levels(chain)
+    scale = 1.0 if post_step else ancestral(s, visited)
+    guided = ObservationSelfGuidance(denoiser, values, observed, guidance_scale=scale, levels=levels)
+    start = torch.randn(values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = sampler(
+        denoiser if post_step else guided,
+        x=start,
+        generator=torch.Generator().manual_seed(1),
+        constraint=PostStep(guided, s, visited) if post_step else None,
+        dtype=torch.float64,
+    )
+
+    beta = torch.tensor(chain.betas, dtype=torch.float64)
+    bar = torch.cumprod(1 - beta, 0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), bar[:-1]])
+    generator, x = torch.Generator().manual_seed(1), start
+    for i in reversed(range(steps)):
+        t = (i + 1) / steps
+        variance = beta[i] * (1 - before[i]) / (1 - bar[i])
+        moved = (x - beta[i] / (1 - bar[i]).sqrt() * denoiser.eps(x, t)) / (1 - beta[i]).sqrt()
+        if i:
+            moved = moved + variance.sqrt() * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        at = moved if post_step else x
+        x = moved - s * variance * guided.mean_and_gradient(at, t)[1]
+    torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-8)
+
+
+def test_the_scale_of_one_grid_is_refused_on_another():
+    denoiser, _ = correlated()
+    scale = ancestral(1.0, samplers.DDPM(steps=5, grid="time").levels(SCHEDULE))
+    guided = ObservationSelfGuidance(denoiser, *observations(2), guidance_scale=scale)
+    with pytest.raises(InvalidArgument, match="not on the grid"):
+        guided(torch.zeros(2, 1, LENGTH, dtype=torch.float64), 0.123)
+
+
+def test_the_last_step_of_the_papers_chain_is_not_guided():
+    visited = samplers.DDPM(steps=5, grid="time").levels(SCHEDULE)
+    scale = ancestral(2.0, visited)
+    assert scale(visited[-2].kappa) == 0
+    assert [scale(level.kappa) > 0 for level in visited[:-2]] == [True] * 4
 
 
 @pytest.mark.parametrize("samples", [1, 20, 24, 100])

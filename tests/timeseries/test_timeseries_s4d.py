@@ -44,6 +44,32 @@ def test_both_directions_are_two_recurrences():
     torch.testing.assert_close(s4d(u), recurrence(s4d, u) + strict + s4d.d[:, None] * u)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 17, 100])
+def test_the_kernel_is_the_sum_of_exponentials(length):
+    """K[l] = 2 Re sum_n Cbar_n exp(dt A_n l), at lengths that are squares and that are not."""
+    s4d = layer(bidirectional=True)
+    a = torch.complex(-s4d.log_decay.exp(), s4d.frequency)
+    step = s4d.log_dt.exp()[:, None] * a
+    c = torch.view_as_complex(s4d.c.contiguous()) * (step.exp() - 1) / a
+    exponentials = (step[..., None] * torch.arange(length)).exp()
+    torch.testing.assert_close(s4d.kernel(length), 2 * torch.einsum("dhn,hnl->dhl", c, exponentials).real)
+
+
+def test_gradients_of_the_convolution():
+    """By numerical differentiation, first and second, of the input and of every parameter."""
+    s4d = layer(bidirectional=True, channels=2, state=4)
+    u = torch.randn(2, 2, 7, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*s4d.named_parameters(), strict=True)
+
+    def function(u, *values):
+        return torch.func.functional_call(s4d, dict(zip(names, values, strict=True)), (u,))
+
+    inputs = (u, *(p.detach().clone().requires_grad_() for p in parameters))
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_only_the_one_sided_layer_is_causal(bidirectional):
     s4d = layer(bidirectional)

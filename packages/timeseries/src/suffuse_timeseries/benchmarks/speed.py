@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from suffuse.bench import benchmark
 
 from ..quiet import quiet
-from .official import VARIABLE, Official, checkout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +41,8 @@ def speed(run: Run) -> None:
     """
     import torch
 
+    from .official import VARIABLE, checkout
+
     source = checkout()
     if source is None:
         run.skip(f"set {VARIABLE} to a checkout of amazon-science/unconditional-time-series-diffusion")
@@ -68,6 +69,7 @@ def compare(run: Run, source: object, channels: int, batch: int, repetitions: in
 
     from ..tsdiff import Forecasting, quantile_levels
     from ..tsdiff.module import TSDiffModule
+    from .official import Official
 
     torch.manual_seed(run.seed)
     theirs = Official(source, channels, CONTEXT, HORIZON, STEPS, run.device)  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..presets import Preset, preset
-from .store import Store
 
 if TYPE_CHECKING:
     from gluonts.dataset import DataEntry
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..baselines import Problem
     from ..tsdiff import TSDiffPredictor
+    from .store import Store
 
 __all__ = ["FULL", "QUICK", "Loaded", "Task", "tasks"]
 
