@@ -59,7 +59,7 @@ def test_an_image_of_two_values_is_read_as_two_phases_and_says_so(tmp_path):
 
     labels = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "scan.tif", 255 * labels, photometric="minisblack")
-    with pytest.warns(UserWarning, match="values 0 and 255 are read as labels 0 and 1"):
+    with pytest.warns(UserWarning, match="values are read as labels 0 -> 0, 255 -> 1"):
         ms = read_volume(tmp_path / "scan.tif", spacing=(2, 2, 2), unit="um")
     assert (ms.labels == labels.transpose(2, 1, 0)).all()
     assert ms.attributes["source_values"] == [0, 255] and ms.spacing == (2.0, 2.0, 2.0) and ms.unit == "um"
@@ -86,7 +86,7 @@ def test_files_that_are_no_volumes(tmp_path, odd):
 
 def test_nrrd_needs_its_extra(tmp_path, odd, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nrrd", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'suffuse-materials3d\[nrrd\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'suffuse-materials3d\[io\]'"):
         write_volume(odd, tmp_path / "a.nrrd")
 
 

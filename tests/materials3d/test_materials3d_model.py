@@ -15,7 +15,7 @@ from suffuse_materials3d import MicrostructurePipeline, metrics, plots, read_vol
 from suffuse_materials3d.baselines import GaussianField, gaussian_correlation, nearest
 from suffuse_materials3d.data import load, request, simulate_spinodal
 from suffuse_materials3d.nets import PeriodicUNet
-from suffuse_materials3d.nets.periodic_unet import depth_to_space, space_to_depth
+from suffuse_materials3d.nets.layers import depth_to_space, space_to_depth
 from suffuse_materials3d.recipes import sample, volume_fraction
 
 WORDS = {"volume_fraction": 1}
@@ -153,16 +153,16 @@ def test_shapes_counts_and_no_request(checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"volume_fraction": 1.2}, r"\[0, 1\], got 1.2"),
-        ({"volume_fraction": -0.1}, r"\[0, 1\]"),
-        ({"volume_fraction": [0.5, float("nan")]}, r"\[0, 1\], got nan"),
-        ({"volume_fraction": 0.9}, r"volume_fraction=0.9 is outside of \[0.3, 0.7\]"),
-        ({"volume_fraction": []}, "volume_fraction is empty"),
-        ({"volume_fraction": 0.5, "n": 0}, "n and batch_size"),
-        ({"volume_fraction": 0.5, "steps": 0}, "steps"),
-        ({"volume_fraction": 0.5, "shape": (8, 8)}, "shape"),
-        ({"volume_fraction": 0.5, "shape": (8, 8, 9)}, "multiples of 4"),
-        ({"volume_fraction": 0.5, "spacing": (1, 1, -1)}, "spacing"),
+        ({"targets": 1.2}, r"\[0, 1\], got 1.2"),
+        ({"targets": -0.1}, r"\[0, 1\]"),
+        ({"targets": [0.5, float("nan")]}, r"\[0, 1\], got nan"),
+        ({"targets": 0.9, "strict": True}, r"volume_fraction=0.9 is outside of what the training data have"),
+        ({"targets": []}, "volume_fraction is empty"),
+        ({"targets": 0.5, "n": 0}, "n and batch_size"),
+        ({"targets": 0.5, "steps": 0}, "steps"),
+        ({"targets": 0.5, "shape": (8, 8)}, "shape"),
+        ({"targets": 0.5, "shape": (8, 8, 9)}, "multiples of 4"),
+        ({"targets": 0.5, "spacing": (1, 1, -1)}, "spacing"),
     ],
 )
 def test_requests_that_cannot_be_met(checkpoint, arguments, message):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .descriptors import measure as measure
     from .io import read_volume as read_volume
     from .io import write_volume as write_volume
+    from .ldm import MicrostructureLDM as MicrostructureLDM
     from .mesh import to_mesh as to_mesh
     from .mesh import to_scene as to_scene
     from .mesh import write_mesh as write_mesh
@@ -34,6 +35,7 @@ _MODULES = ("baselines", "data", "descriptors", "metrics", "nets", "plots", "sim
 _NAMES = {
     "CahnHilliard": "simulate",
     "Microstructure": "microstructure",
+    "MicrostructureLDM": "ldm",
     "MicrostructurePipeline": "pipeline",
     "measure": "descriptors",
     "read_volume": "io",

@@ -1,119 +1,414 @@
-"""From a request to structures: a trained denoiser, guidance, a sampler, a threshold."""
+"""From a request to structures that are measured: denoiser + guidance + sampler + decoder.
+
+Each part can be another: the denoiser any ``Denoiser`` of the model's latents (adapted, steered, distilled), guidance
+any function of denoisers, the sampler any ``Sampler`` of core, the decoder what has ``decode_stage_2_outputs``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from suffuse import Condition, Denoiser, hub
 from suffuse.errors import CheckpointError, InvalidArgument
 from suffuse.guidance import ClassifierFree
-from suffuse.random import generators
-from suffuse.samplers import DPMSolverPP
+from suffuse.random import Generators, generators
+from suffuse.samplers import DPMSolverPP, Sampler
 
+from .attributes import request_table
 from .data.spinodal import request
+from .descriptors import DESCRIPTORS, canonical, measure_all
+from .ldm import MicrostructureLDM
 from .microstructure import Microstructure
+from .nets import VoxelCodec
+from .progress import bar
+from .windows import Windowed, decode_tiles
 
 __all__ = ["MicrostructurePipeline"]
 
+Targets = Mapping[str, float | Sequence[float]] | float | Sequence[float] | None
+
+#: Latent cells that are sampled, and voxels that are decoded, in one piece; larger boxes go by windows and tiles.
+WHOLE_CELLS, WHOLE_VOXELS = 40**3, 2**21
+WINDOW, HALO, TILE = 24, 8, 16
+
+
+class FractionRequests:
+    """What a voxel model of one volume fraction is asked, in the place of an ``AttributeScaler``."""
+
+    names = ("volume_fraction",)
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = float(low), float(high)
+
+    def condition(self, values: Tensor) -> Condition:
+        cond = request(values[:, 0].nan_to_num())
+        return Condition(cond.tokens, masks={"volume_fraction": values.isfinite()})
+
+    def requested(self, targets: Mapping[str, Any] | None, n: int = 1) -> Tensor:
+        return request_table(
+            self.names, {"volume_fraction" if k == "vf_1" else k: v for k, v in (targets or {}).items()}, n
+        )
+
+    def nearest_feasible(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        near = values.clamp(self.low, self.high)
+        return near, (near - values).abs().nan_to_num()[:, 0].where((near - values).abs()[:, 0] > 1e-6, 0.0)
+
 
 class MicrostructurePipeline:
-    """Structures of a requested volume fraction.
+    """Structures of requested attributes.
 
     Args:
-        denoiser: of fields (B, 1, X, Y, Z), with the token ``volume_fraction``.
-        volume_fraction: the range (low, high) that it was trained on.
-        shape: voxels of the training volumes, and of samples unless asked otherwise.
+        model: a ``MicrostructureLDM``, in any of its parts trained or replaced.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, volume_fraction: Sequence[float] = (0.0, 1.0), shape: Sequence[int] = (24, 24, 24)
-    ) -> None:
-        self.denoiser = denoiser
-        self.low, self.high = (float(v) for v in volume_fraction)
-        self.shape = tuple(int(n) for n in shape)
+    def __init__(self, model: MicrostructureLDM) -> None:
+        self.model = model
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, device: str = "cpu") -> MicrostructurePipeline:
-        """The pipeline of a checkpoint folder that the recipe ``materials3d/volume-fraction`` wrote.
+        """The pipeline of a checkpoint folder of any recipe of this package.
 
         Raises:
             CheckpointError: when it is no checkpoint, or one of another recipe.
         """
         facts = hub.read_config(checkpoint)["metadata"]
-        if not {"volume_fraction", "shape"} <= set(facts):
+        if {"volume_fraction", "shape"} <= set(facts):
+            fraction: Any = FractionRequests(*facts["volume_fraction"])
+            model = MicrostructureLDM(
+                hub.load(checkpoint, device=device), VoxelCodec(2), fraction, None, None, tuple(facts["shape"]), {}
+            )
+            return cls(model)
+        if "shape" not in facts:
             raise CheckpointError(
                 f"checkpoint={str(checkpoint)!r} is of recipe {facts.get('recipe')!r}, which makes no microstructures"
             )
-        return cls(hub.load(checkpoint, device=device), facts["volume_fraction"], facts["shape"])
+        return cls(MicrostructureLDM.load(checkpoint, device=device))
 
-    def condition(self, volume_fraction: Sequence[float]) -> Condition:
-        """The condition that asks for these volume fractions.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that can be asked for, each on its own or with others."""
+        return self.model.names
 
-        Raises:
-            InvalidArgument: for a value outside of the range that was trained on.
-        """
-        for value in volume_fraction:
-            if not 0 <= value <= 1:  # NaN, too
-                raise InvalidArgument(f"volume_fraction must lie in [0, 1], got {value}; 45 % is 0.45")
-            if not self.low - 1e-6 <= value <= self.high + 1e-6:
-                raise InvalidArgument(
-                    f"volume_fraction={value:g} is outside of [{self.low:g}, {self.high:g}], which the model knows"
-                )
-        return request(volume_fraction)
+    # --- what a user calls --------------------------------------------------------------------------------------
+    def __call__(self, targets: Targets = None, **arguments: Any) -> list[Microstructure]:
+        """Draw structures; arguments as of ``stream``, which gives them one by one."""
+        return list(self.stream(targets, **arguments))
 
-    def __call__(
+    def stream(
         self,
-        volume_fraction: Sequence[float] | float | None,
+        targets: Targets = None,
         *,
         n: int = 1,
         shape: Sequence[int] | None = None,
+        periodic: Sequence[bool] | None = None,
         steps: int = 15,
         guidance_scale: float = 1.0,
         seed: int = 0,
-        spacing: Sequence[float] = (1.0, 1.0, 1.0),
-        unit: str = "voxel",
+        generator: Generators = None,
+        sampler: Sampler | None = None,
+        guide: Callable[[Denoiser], Denoiser] | None = None,
+        strict: bool = False,
+        match_fraction: bool = False,
+        measured: bool = True,
+        spacing: Sequence[float] | None = None,
+        unit: str | None = None,
         batch_size: int = 16,
         progress: bool = False,
-    ) -> list[Microstructure]:
-        """Draw structures, periodic in all axes.
+    ) -> Iterator[Microstructure]:
+        """Draw structures and give each as soon as its batch is done.
 
         Args:
-            volume_fraction: one structure for each of these shares of phase 1; one share for ``n`` structures; or None
-                for ``n`` structures of any share.
-            n: number of structures, when ``volume_fraction`` is one number or None.
-            shape: voxels (X, Y, Z); may be larger than in training.
-            steps: steps of DPM-Solver++(2M).
+            targets: attribute -> one value for all structures or a value for each, for any subset of ``names``; a
+                number or list stands for the first of them; None asks for nothing.
+            n: number of structures, where ``targets`` has no lists.
+            shape: voxels (X, Y, Z); by default those of training, and any larger ones.
+            periodic: per axis, whether the structure repeats; by default as in training.
+            steps: evaluations of the network, by DPM-Solver++(2M).
             guidance_scale: w of classifier-free guidance; 1 is none.
             seed: structure i depends on (seed, i) and its request alone.
-            spacing, unit: size to give to the voxels.
+            generator: in the place of ``seed``: one for all, or one per structure.
+            sampler: in the place of DPM-Solver++; ``steps`` is then its own.
+            guide: in the place of classifier-free guidance: what makes the denoiser that is sampled.
+            strict: raise for a request out of the hull of the data, instead of answering with the nearest feasible one.
+            match_fraction: two phases: move the threshold so that a requested ``vf_1`` (or ``vf_0``) is met to a voxel;
+                the shift is in ``attributes["threshold_shift"]``.
+            measured: measure what was asked for, and keep it with the structure.
+            spacing, unit: size of a voxel; by default of the training data.
             batch_size: structures at once.
-            progress: show a progress bar.
+            progress: show progress bars.
+
+        Yields:
+            Structures with attributes ``requested_NAME`` (what the network was told), ``NAME`` (measured),
+            ``predicted_NAME`` and ``predicted_NAME_std`` (process parameters and descriptors, by the predictor).
+
+        Raises:
+            InvalidArgument: for a request that makes no sense or (``strict``) that the data do not have, a shape that
+                the networks do not take, or periodic axes that they cannot make.
         """
         if n < 1 or batch_size < 1:
             raise InvalidArgument(f"n and batch_size must be at least 1, got n={n}, batch_size={batch_size}")
-        requested = [volume_fraction] * n if isinstance(volume_fraction, int | float) else volume_fraction
-        wanted = [self.low] * n if requested is None else [float(v) for v in requested]
-        if not wanted:
-            raise InvalidArgument("volume_fraction is empty; ask for at least one structure")
-        cond = request(wanted).null() if requested is None else self.condition(wanted)
-        guided = self.denoiser if requested is None else ClassifierFree(self.denoiser, guidance_scale)
-        shape = tuple(shape or self.shape)
-        if len(shape) != 3 or min(shape) < 1:
-            raise InvalidArgument(f"shape must be three positive sizes (X, Y, Z), got {shape}")
-        device = next(self.denoiser.parameters()).device
-        made: list[Microstructure] = []
-        for first in range(0, len(wanted), batch_size):
-            rows = list(range(first, min(first + batch_size, len(wanted))))
-            fields = DPMSolverPP(steps=steps, grid="time")(
-                guided,
-                (len(rows), 1, *shape),
-                cond=cond[rows].to(device),
-                generator=generators(seed * 1_000_003 + i for i in rows),
+        values = self._values(targets, n, strict)
+        shape, periodic, cells, margin = self._box(shape, periodic)
+        count = len(values)
+        random = generators(seed * 1_000_003 + i for i in range(count)) if generator is None else generator
+        if isinstance(random, Sequence) and len(random) != count:
+            raise InvalidArgument(f"generator has {len(random)} entries for {count} structures; give one each")
+        facts = self.model.facts
+        spacing = tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0)))
+        unit = unit or facts.get("unit", "voxel")
+        denoiser = self._denoiser(values, guidance_scale, guide, cells, periodic)
+        sampler = sampler or DPMSolverPP(steps=steps, grid="time")
+        batch_size = max(1, min(batch_size, 4 * WHOLE_CELLS // math.prod(cells)))
+        device = self._device()
+        for first in range(0, count, batch_size):
+            rows = list(range(first, min(first + batch_size, count)))
+            z = sampler(
+                denoiser,
+                (len(rows), self.model.autoencoder.latent_channels, *cells),
+                cond=self.model.scaler.condition(values[rows]).to(device),
+                generator=[random[i] for i in rows] if isinstance(random, Sequence) else random,
                 progress=progress,
             )
-            for row, u in zip(rows, fields[:, 0].cpu().numpy(), strict=True):
-                asked = {} if requested is None else {"requested_volume_fraction": wanted[row]}
-                ms = Microstructure.from_field(u, spacing=spacing, unit=unit, attributes={"seed": seed, **asked})
-                made.append(ms.with_attributes(volume_fraction=float(ms.labels.mean())))
-        return made
+            predicted = self.model.predict(z)
+            made = []
+            for row, latent, guess in zip(rows, z, predicted, strict=True):
+                about: dict[str, Any] = {} if generator is not None else {"seed": seed}
+                about |= {f"requested_{k}": float(v) for k, v in zip(self.names, values[row], strict=True) if v == v}
+                for name, (mean, std) in guess.items():
+                    about |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
+                logits = self._decode(latent[None], periodic, margin, progress)[0]
+                made.append(self._structure(logits, about, match_fraction, spacing, unit, periodic))
+            yield from self._measured(made, values[rows], measured)
+
+    def to_zarr(
+        self,
+        path: str | Path,
+        targets: Targets = None,
+        *,
+        shape: Sequence[int],
+        periodic: Sequence[bool] | None = None,
+        steps: int = 15,
+        guidance_scale: float = 1.0,
+        seed: int = 0,
+        strict: bool = False,
+        chunk: int = 64,
+        progress: bool = True,
+    ) -> Path:
+        """One structure of any size, decoded tile by tile into a zarr array of labels; needs the extra ``io``.
+
+        Only the latents, a fraction of the volume, and a few tiles are ever in memory. ``read_volume`` reads the array.
+        Its attribute ``complete`` becomes True at the end.
+
+        Args:
+            path: ends in .zarr.
+            chunk: voxels of a chunk along an edge, and of a tile where the decoder's factor divides it.
+            (the rest): as of ``stream``.
+        """
+        from .io import open_zarr
+
+        values = self._values(targets, 1, strict)
+        if len(values) != 1:
+            raise InvalidArgument(f"to_zarr makes one structure, targets ask for {len(values)}")
+        shape, periodic, cells, margin = self._box(shape, periodic)
+        codec = self.model.autoencoder
+        tile = max(chunk // codec.factor, 1)
+        about = {f"requested_{k}": float(v) for k, v in zip(self.names, values[0], strict=True) if v == v}
+        array = open_zarr(
+            path,
+            shape,
+            chunk,
+            spacing=self.model.facts.get("spacing", (1.0,) * 3),
+            unit=self.model.facts.get("unit", "voxel"),
+            periodic=periodic,
+            attributes={"seed": seed, **about},
+        )
+        z = DPMSolverPP(steps=steps, grid="time")(
+            self._denoiser(values, guidance_scale, None, cells, periodic),
+            (1, codec.latent_channels, *cells),
+            cond=self.model.scaler.condition(values).to(self._device()),
+            generator=generators([seed * 1_000_003]),
+            progress=progress,
+        )
+        guess = self.model.predict(z) if z[0, 0].numel() <= WHOLE_CELLS else [{}]
+        counts = torch.zeros(codec.phases, dtype=torch.long)
+        total = math.prod(math.ceil(c / tile) for c in cells)
+        wrap = tuple(p or c for p, c in zip(periodic, codec.periodic, strict=True))
+        with torch.no_grad(), bar("decoding", total, progress) as move:
+            for i, (place, logits) in enumerate(decode_tiles(codec, z, tile, wrap)):
+                inside = [_within(p, m * codec.factor, n) for p, m, n in zip(place, margin, shape, strict=True)]
+                if all(b > a for _, (a, b) in inside):
+                    labels = logits[0].argmax(0)[tuple(cut for cut, _ in inside)].to(torch.uint8).cpu()
+                    array[tuple(slice(a, b) for _, (a, b) in inside)] = labels.numpy()
+                    counts += torch.bincount(labels.flatten().long(), minlength=codec.phases)
+                move(i + 1)
+        share = (counts.double() / counts.sum()).tolist()
+        attributes = {**array.attrs["attributes"], **{f"vf_{k}": v for k, v in enumerate(share)}}
+        for name, (mean, std) in guess[0].items():
+            attributes |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
+        array.attrs["attributes"] = attributes
+        array.attrs["complete"] = True
+        return Path(path)
+
+    # --- requests -----------------------------------------------------------------------------------------------
+    def condition(self, targets: Targets, n: int = 1, strict: bool = False) -> Condition:
+        """The condition of a request, as the networks see it."""
+        return self.model.scaler.condition(self._values(targets, n, strict))
+
+    def _values(self, targets: Targets, n: int, strict: bool) -> Tensor:
+        """(N, A) values that the data have, NaN where open."""
+        if targets is not None and not isinstance(targets, Mapping):
+            listed = np.atleast_1d(np.asarray(targets, dtype=float)).tolist()
+            if not listed:
+                raise InvalidArgument(f"{self.names[0]} is empty; ask for at least one structure")
+            targets = {self.names[0]: listed if len(listed) > 1 else listed[0]}
+        for name, given in (targets or {}).items():
+            _check_bounds(name, np.atleast_1d(np.asarray(given, dtype=float)))
+        values = self.model.scaler.requested(targets, n)
+        near, distance = self.model.scaler.nearest_feasible(values)
+        far = [i for i, d in enumerate(distance.tolist()) if d > 0]
+        if far:
+            one, other = self._named(values[far[0]]), self._named(near[far[0]])
+            more = f" (and {len(far) - 1} more requests)" if len(far) > 1 else ""
+            text = f"{one} is outside of what the training data have; the nearest that they have is {other}{more}"
+            if strict:
+                raise InvalidArgument(text)
+            warnings.warn(text + "; that is asked for instead", UserWarning, stacklevel=3)
+        return near
+
+    def _named(self, values: Tensor) -> str:
+        return ", ".join(f"{k}={v:.4g}" for k, v in zip(self.names, values.tolist(), strict=True) if v == v)
+
+    # --- boxes --------------------------------------------------------------------------------------------------
+    def _box(
+        self, shape: Sequence[int] | None, periodic: Sequence[bool] | None
+    ) -> tuple[tuple[int, ...], tuple[bool, ...], tuple[int, ...], tuple[int, ...]]:
+        """(voxels, periodic axes, latent cells, cells of margin at each end that are cut off)."""
+        codec, own = self.model.autoencoder, self.model.autoencoder.periodic
+        shape = tuple(int(k) for k in (shape or self.model.shape))
+        if len(shape) != 3 or min(shape) < 1:
+            raise InvalidArgument(f"shape must be three positive sizes (X, Y, Z), got {shape}")
+        asked = tuple(bool(p) for p in (own if periodic is None else periodic))
+        if len(asked) != 3:
+            raise InvalidArgument(f"periodic must say True or False for each of 3 axes, got {periodic!r}")
+        film = self.model.facts.get("boundary") == "film"
+        if film and asked[2]:
+            raise InvalidArgument("the model makes films, with walls at both ends of z; periodic[2] must be False")
+        multiple = codec.factor * getattr(getattr(self.model.denoiser, "backbone", None), "factor", 1)
+        cells, margin = [], []
+        for axis, (size, p, has) in enumerate(zip(shape, asked, own, strict=True)):
+            if size % multiple:
+                raise InvalidArgument(f"shape {shape} must be multiples of {multiple} voxels; choose another")
+            if p and not has and size // codec.factor <= WINDOW + 2 * HALO:
+                need = (WINDOW + 2 * HALO + 1) * codec.factor
+                raise InvalidArgument(
+                    f"the model was trained on volumes that do not repeat along axis {axis}; to make one that does, "
+                    f"windows must wrap around it, which takes at least {need} voxels, got {size}"
+                )
+            step = multiple // codec.factor
+            m = 0 if p or not has else math.ceil((codec.receptive_field + 2) / step) * step
+            cells.append(size // codec.factor + 2 * m)
+            margin.append(m)
+        return shape, asked, tuple(cells), tuple(margin)
+
+    def _device(self) -> torch.device:
+        return next((p.device for p in self.model.denoiser.parameters()), torch.device("cpu"))
+
+    def _denoiser(
+        self,
+        values: Tensor,
+        guidance_scale: float,
+        guide: Callable[[Denoiser], Denoiser] | None,
+        cells: Sequence[int],
+        periodic: Sequence[bool],
+    ) -> Denoiser:
+        denoiser = self.model.denoiser
+        own = self.model.autoencoder.periodic
+        wraps = tuple(p or has for p, has in zip(periodic, own, strict=True))
+        if math.prod(cells) > WHOLE_CELLS or wraps != tuple(own):
+            multiple = getattr(getattr(denoiser, "backbone", None), "factor", 1)
+            denoiser = Windowed(denoiser, (WINDOW,) * 3, HALO, wraps, multiple)
+        if guide is not None:
+            return guide(denoiser)
+        return ClassifierFree(denoiser, guidance_scale) if bool(values.isfinite().any()) else denoiser
+
+    def _decode(self, z: Tensor, periodic: Sequence[bool], margin: Sequence[int], progress: bool) -> Tensor:
+        """Logits (1, K, X, Y, Z) on the CPU, without the margin."""
+        codec = self.model.autoencoder
+        f = codec.factor
+        voxels = [n * f for n in z.shape[2:]]
+        wraps = tuple(p or has for p, has in zip(periodic, codec.periodic, strict=True))
+        with torch.no_grad():
+            if math.prod(voxels) <= WHOLE_VOXELS and wraps == tuple(codec.periodic):
+                logits = codec.decode_stage_2_outputs(z).cpu()
+            else:
+                logits = torch.empty(1, codec.phases, *voxels)
+                total = math.prod(math.ceil(n / TILE) for n in z.shape[2:])
+                with bar("decoding", total, progress) as move:
+                    for i, (place, part) in enumerate(decode_tiles(codec, z, TILE, wraps)):
+                        logits[:, :, *place] = part.cpu()
+                        move(i + 1)
+        return logits[:, :, *(slice(m * f, n - m * f) for m, n in zip(margin, voxels, strict=True))]
+
+    # --- structures ---------------------------------------------------------------------------------------------
+    def _structure(
+        self,
+        logits: Tensor,
+        about: dict[str, Any],
+        match_fraction: bool,
+        spacing: Sequence[float],
+        unit: str,
+        periodic: Sequence[bool],
+    ) -> Microstructure:
+        if len(logits) == 2:
+            field = ((logits[1] - logits[0]) / 2).float().numpy()
+            threshold = 0.0
+            if match_fraction:
+                wanted = about.get("requested_vf_1", about.get("requested_volume_fraction"))
+                if wanted is None and "requested_vf_0" in about:
+                    wanted = 1 - about["requested_vf_0"]
+                if wanted is None:
+                    raise InvalidArgument("match_fraction needs a requested vf_1 or vf_0")
+                threshold = float(np.quantile(field, 1 - wanted))
+                about["threshold_shift"] = threshold
+            return Microstructure.from_field(
+                field, threshold=threshold, spacing=spacing, unit=unit, periodic=periodic, attributes=about
+            )
+        if match_fraction:
+            raise InvalidArgument("match_fraction moves the one threshold of two phases; this model makes more")
+        labels = logits.argmax(0).to(torch.uint8).numpy()
+        return Microstructure(labels, tuple(spacing), unit, tuple(periodic), about)  # type: ignore[arg-type]
+
+    def _measured(self, made: list[Microstructure], values: Tensor, measured: bool) -> Iterator[Microstructure]:
+        asked = [k for k, column in zip(self.names, values.T, strict=True) if bool(column.isfinite().any())]
+        if self.names == ("volume_fraction",):
+            yield from (ms.with_attributes(volume_fraction=float(ms.labels.mean())) for ms in made)
+            return
+        found = measure_all(made, [k for k in asked if k in DESCRIPTORS]) if measured else {}
+        for i, ms in enumerate(made):
+            yield ms.with_attributes(**{k: float(v[i]) for k, v in found.items()})
+
+
+def _check_bounds(name: str, given: np.ndarray) -> None:
+    """Refuse what no structure can have."""
+    try:
+        descriptor = DESCRIPTORS[canonical("vf_1" if name == "volume_fraction" else name)]
+    except InvalidArgument:
+        return
+    for value in given:
+        if not descriptor.low <= value <= descriptor.high:  # NaN, too
+            hint = "; 45 % is 0.45" if descriptor.high == 1 else ""
+            raise InvalidArgument(f"{name} must lie in [{descriptor.low:g}, {descriptor.high:g}], got {value:g}{hint}")
+
+
+def _within(place: slice, margin: int, size: int) -> tuple[slice, tuple[int, int]]:
+    """The part of a tile that is inside of a margin: (cut of the tile, (first, last + 1) in the volume)."""
+    a, b = max(place.start, margin), min(place.stop, margin + size)
+    return slice(a - place.start, max(b - place.start, 0)), (a - margin, b - margin)

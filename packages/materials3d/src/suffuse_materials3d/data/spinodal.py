@@ -25,7 +25,7 @@ from ..microstructure import Microstructure
 from ..progress import bar
 from ..simulate import SPINODAL, CahnHilliard
 
-__all__ = ["DATASETS", "Augmented", "SpinodalVolumes", "load", "request", "simulate_spinodal"]
+__all__ = ["DATASETS", "Augmented", "SpinodalVolumes", "load", "mixed_seed", "request", "simulate_spinodal"]
 
 #: What can be asked for by name: the time of the snapshot. Domains are about 9 and 12 voxels from one to the next.
 DATASETS = {"spinodal": 60.0, "spinodal-coarse": 240.0}
@@ -187,7 +187,7 @@ def simulate_spinodal(
                     f"only {kept} of {tried} simulations gave a volume fraction in {tuple(volume_fraction)}; widen the "
                     f"range, or take later times than {tuple(times)}"
                 )
-            seeds = [_mixed(seed, tried + i) for i in range(min(batch_size, n - kept))]
+            seeds = [mixed_seed(seed, tried + i) for i in range(min(batch_size, n - kept))]
             random = generators(seeds)
             wanted = torch.stack([torch.rand((), generator=g) for g in random]) * (high - low) + low
             mean = (wanted - 0.5) / _slope(seen_mean, seen_fraction)
@@ -219,13 +219,15 @@ def load(name: str, n: int, size: int, volume_fraction: tuple[float, float], **a
     return simulate_spinodal(n, (size,) * 3, volume_fraction=volume_fraction, times=(DATASETS[name],), **arguments)
 
 
-def _mixed(seed: int, i: int) -> int:
+def mixed_seed(seed: int, i: int) -> int:
     """A seed of simulation i, unlike any that a sampler takes.
 
     A simulation and a deterministic sampler both grow a structure out of white noise: out of the same noise, much the
     same structure, which would look as if the sampler had learned it by heart.
     """
-    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
+    return int(
+        np.random.SeedSequence([seed, abs(i), int(i < 0)] if i < 0 else [seed, i]).generate_state(1, np.uint64)[0] >> 1
+    )
 
 
 def _slope(mean: Tensor, fraction: Tensor) -> float:

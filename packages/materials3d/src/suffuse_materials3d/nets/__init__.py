@@ -1,5 +1,7 @@
-"""Backbones for volumes that repeat."""
+"""Networks for volumes: a U-Net that repeats, an autoencoder whose tiles fit, a predictor of descriptors."""
 
+from .autoencoder import VolumeAutoencoder, VoxelCodec
 from .periodic_unet import PeriodicUNet
+from .predictor import FeaturePredictor
 
-__all__ = ["PeriodicUNet"]
+__all__ = ["FeaturePredictor", "PeriodicUNet", "VolumeAutoencoder", "VoxelCodec"]

@@ -23,53 +23,9 @@ from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import NoiseEmbedding, TokenEncoder
 
+from .layers import Block, ChannelNorm, Conv, depth_to_space, space_to_depth
+
 __all__ = ["PeriodicUNet"]
-
-
-class Conv(nn.Module):
-    """A 3 x 3 x 3 convolution of (B, C, X, Y, Z) that wraps around periodic axes and sees zeros beyond the others."""
-
-    def __init__(self, inputs: int, outputs: int, periodic: Sequence[bool]) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(
-            inputs, outputs, 3, padding=(int(not periodic[0]), int(not periodic[1]), int(not periodic[2]))
-        )
-        self.pad = [side for p in reversed(periodic) for side in (int(p), int(p))]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(F.pad(x, self.pad, mode="circular"))
-        return y
-
-
-class ChannelNorm(nn.Module):
-    """x / rms over channels, voxel by voxel."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(channels, 1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.gain * x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6)
-
-
-class Block(nn.Module):
-    """x + conv(silu((1 + scale) norm(conv(silu(norm(x)))) + shift)), scale and shift from the embedding (B, E)."""
-
-    def __init__(self, channels: int, embedding: int, periodic: Sequence[bool]) -> None:
-        super().__init__()
-        self.norm_in, self.norm_out = ChannelNorm(channels), ChannelNorm(channels)
-        self.conv_in, self.conv_out = Conv(channels, channels, periodic), Conv(channels, channels, periodic)
-        self.film = nn.Linear(embedding, 2 * channels)
-        for layer in (self.film, self.conv_out.conv):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.film(embedding)[:, :, None, None, None].chunk(2, dim=1)
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = self.conv_out(F.silu((1 + scale) * self.norm_out(h) + shift))
-        x = x + h
-        return x
 
 
 @serializable
@@ -78,11 +34,12 @@ class PeriodicUNet(nn.Module):
 
     Args:
         in_channels: channels of x.
-        widths: channels at each resolution, the first at half that of x.
+        widths: channels at each resolution, the first at 1 / ``patch`` of that of x.
         blocks: residual blocks at each resolution, on the way down and on the way up.
         tokens: name -> width of the condition tokens.
         ranges: name -> (low, high), the values of a token in the training data, which are scaled to [-1, 1].
         periodic: per axis, whether it wraps; zeros are seen beyond the others.
+        patch: 2 turns blocks of 2 x 2 x 2 voxels into channels first; 1 works at the resolution of x (for latents).
     """
 
     def __init__(
@@ -93,8 +50,11 @@ class PeriodicUNet(nn.Module):
         tokens: Mapping[str, int] | None = None,
         ranges: Mapping[str, Sequence[float]] | None = None,
         periodic: Sequence[bool] = (True, True, True),
+        patch: int = 2,
     ) -> None:
         super().__init__()
+        if patch not in (1, 2):
+            raise InvalidArgument(f"patch must be 1 or 2, got {patch}")
         if len(periodic) != 3 or not widths:
             raise InvalidArgument(f"need 3 entries in periodic and at least one width, got {periodic!r} and {widths!r}")
         if stray := set(ranges or {}) - set(tokens or {}):
@@ -102,7 +62,8 @@ class PeriodicUNet(nn.Module):
         for name, (low, high) in (ranges or {}).items():
             if not low < high:
                 raise InvalidArgument(f"ranges[{name!r}] must be (low, high) with low < high, got {(low, high)}")
-        self.in_channels, self.factor = in_channels, 2 ** len(widths)
+        self.in_channels, self.factor, self.patch = in_channels, patch * 2 ** (len(widths) - 1), patch
+        self.periodic = tuple(bool(p) for p in periodic)
         self.ranges = {name: (float(low), float(high)) for name, (low, high) in (ranges or {}).items()}
         embedding = 4 * widths[0]
         self.noise = NoiseEmbedding(embedding)
@@ -113,14 +74,14 @@ class PeriodicUNet(nn.Module):
             return nn.ModuleList(Block(width, embedding, periodic) for _ in range(blocks))
 
         pairs = list(itertools.pairwise(widths))
-        self.stem = Conv(8 * in_channels, widths[0], periodic)
+        self.stem = Conv(patch**3 * in_channels, widths[0], periodic)
         self.down = nn.ModuleList(stack(width) for width in widths)
         self.shrink = nn.ModuleList(nn.Conv3d(8 * fine, coarse, 1) for fine, coarse in pairs)
         self.grow = nn.ModuleList(nn.Conv3d(coarse, 8 * fine, 1) for fine, coarse in pairs)
         self.join = nn.ModuleList(nn.Conv3d(2 * fine, fine, 1) for fine, _ in pairs)
         self.up = nn.ModuleList(stack(fine) for fine, _ in pairs)
         self.norm = ChannelNorm(widths[0])
-        self.head = Conv(widths[0], 8 * in_channels, periodic)
+        self.head = Conv(widths[0], patch**3 * in_channels, periodic)
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)  # type: ignore[arg-type]
 
@@ -130,7 +91,7 @@ class PeriodicUNet(nn.Module):
         if self.tokens is not None:
             e = e + self.tokens(self._scaled(cond), len(x)).mean(1)
         e = self.embed(e)
-        h, skips = self.stem(space_to_depth(x)), []
+        h, skips = self.stem(space_to_depth(x) if self.patch == 2 else x), []
         for level, blocks in enumerate(self.down):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, e)
@@ -141,7 +102,8 @@ class PeriodicUNet(nn.Module):
             h = self.join[level](torch.cat([depth_to_space(self.grow[level](h)), skips[level]], 1))
             for block in self.up[level]:  # type: ignore[attr-defined]
                 h = block(h, e)
-        return depth_to_space(self.head(F.silu(self.norm(h))))
+        h = self.head(F.silu(self.norm(h)))
+        return depth_to_space(h) if self.patch == 2 else h
 
     def _scaled(self, cond: Condition | None) -> Condition | None:
         """Tokens with their ranges scaled to [-1, 1]."""
@@ -165,17 +127,3 @@ class PeriodicUNet(nn.Module):
             raise InvalidArgument(
                 f"cond has {sorted(stray)}, which this network was not built for; it has {sorted(known)}"
             )
-
-
-def space_to_depth(x: Tensor) -> Tensor:
-    """(B, C, 2X, 2Y, 2Z) -> (B, 8C, X, Y, Z)."""
-    b, c, *shape = x.shape
-    i, j, k = (n // 2 for n in shape)
-    return x.reshape(b, c, i, 2, j, 2, k, 2).permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, i, j, k)
-
-
-def depth_to_space(x: Tensor) -> Tensor:
-    """(B, 8C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z)."""
-    b, c, i, j, k = x.shape
-    x = x.reshape(b, c // 8, 2, 2, 2, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // 8, 2 * i, 2 * j, 2 * k)
