@@ -158,12 +158,10 @@ def asked(method: str) -> Callable[[Loaded, Store], tuple[dict[str, Any], Making
     def how(loaded: Loaded, store: Store) -> tuple[dict[str, Any], Making]:
         from ..metrics import forecast
 
-        task, preset = loaded.task, loaded.preset
+        task = loaded.task
         settings: dict[str, Any] = {"sampler": "dpmpp-2m", "steps": 10}
         if method != "cond":
-            scale = preset.guidance_scale
-            if method == "ms":
-                scale = scale / 8 if preset.guidance_scale_ms is None else preset.guidance_scale_ms
+            scale = loaded.guidance_scale(method)
             settings = {"guidance_scale": scale, "sampler": task.sampler, "steps": task.sampling_steps}
 
         def make() -> tuple[list[Forecast], float]:

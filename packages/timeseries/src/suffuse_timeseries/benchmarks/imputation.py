@@ -52,7 +52,7 @@ def imputation(run: Run) -> None:
 
 def patterns(loaded: Loaded, store: Store) -> None:
     """Rows and picture of one dataset."""
-    run, task, preset = loaded.run, loaded.task, loaded.preset
+    run, task = loaded.run, loaded.task
     length = loaded.context + loaded.horizon
     whole = [np.asarray(entry["target"], np.float32) for entry in loaded.test if len(entry["target"]) >= length]
     with run.stage(f"{task.dataset}: train"):
@@ -61,7 +61,9 @@ def patterns(loaded: Loaded, store: Store) -> None:
     solver: dict[str, Any] = {"sampler": task.sampler, "steps": task.sampling_steps}
     season = loaded.problem().season
     methods: dict[str, Filler] = {
-        "tsdiff-q": diffusion(free.using(method="q", guidance_scale=preset.guidance_scale, **solver), task.samples),
+        "tsdiff-q": diffusion(
+            free.using(method="q", guidance_scale=loaded.guidance_scale("q"), **solver), task.samples
+        ),
         "tsdiff-cond": diffusion(told.using(method="cond", sampler="dpmpp-2m", steps=10), task.samples),
         "last value": classical("ffill"),
         "linear": classical("linear"),

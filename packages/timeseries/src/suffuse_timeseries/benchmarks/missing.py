@@ -76,16 +76,15 @@ def patterns(loaded: Loaded, store: Store) -> None:
     from ..baselines import BASELINES
     from ..metrics import forecast, score
 
-    run, task, preset = loaded.run, loaded.task, loaded.preset
+    run, task = loaded.run, loaded.task
     with run.stage(f"{task.dataset}: train"):
         free, _ = loaded.model(store, cut(loaded), part="cut")
         told, _ = loaded.model(store, cut(loaded), part="cut", condition_dropout=0.0, training_mask="mix")
         classical = {name: BASELINES[name](loaded.problem()).train(cut(loaded)) for name in ("seasonal-naive", "ridge")}
     solver: dict[str, Any] = {"sampler": task.sampler, "steps": task.sampling_steps}
-    weak = preset.guidance_scale / 8 if preset.guidance_scale_ms is None else preset.guidance_scale_ms
     asked: dict[str, tuple[Any, dict[str, Any]]] = {
-        "tsdiff-q": (free, {"method": "q", "guidance_scale": preset.guidance_scale, **solver}),
-        "tsdiff-ms": (free, {"method": "ms", "guidance_scale": weak, **solver}),
+        "tsdiff-q": (free, {"method": "q", "guidance_scale": loaded.guidance_scale("q"), **solver}),
+        "tsdiff-ms": (free, {"method": "ms", "guidance_scale": loaded.guidance_scale("ms"), **solver}),
         "tsdiff-cond": (told, {"method": "cond", "sampler": "dpmpp-2m", "steps": 10}),
         **{name: (predictor, {}) for name, predictor in classical.items()},
     }

@@ -110,7 +110,7 @@ def report(
             metric=metric,
             value=scores[metric],
             better="lower",
-            setting={"refined by": refiner},
+            setting={"refiner": refiner},
             seconds=seconds,
         )
     return scores["CRPS"]

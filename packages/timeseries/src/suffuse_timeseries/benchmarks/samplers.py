@@ -53,7 +53,7 @@ def samplers(run: Run) -> None:
 def curves(loaded: Loaded, store: Store) -> None:
     """Rows and picture of one dataset."""
     run, model = loaded.run, loaded.model(store)[0]
-    scale = loaded.preset.guidance_scale
+    scale = loaded.guidance_scale("q")
     asked: list[tuple[str, int, dict[str, Any]]] = [
         (name, n, {"sampler": name, "steps": n // 2 if name == "heun" else n})
         for name in SOLVERS
