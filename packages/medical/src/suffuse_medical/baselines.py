@@ -1,6 +1,6 @@
-"""What a diffusion model has to beat: regressions from the tissue map to the image.
+"""What a diffusion model has to beat: regressions from the tissue map to the image, and reconstructions without one.
 
-All of them estimate E[image | tissue]. That estimate has the smallest squared error there is, and it is no image:
+Regressions estimate E[image | tissue]. That estimate has the smallest squared error there is, and it is no image:
 what the tissue map does not determine (site, bias field, noise) is averaged out of it.
 """
 
@@ -17,6 +17,7 @@ from suffuse.hub import serializable
 
 from .data.slices import Slices
 from .data.template import TISSUES
+from .operators import Operator
 
 
 @serializable
@@ -99,3 +100,62 @@ class UNetRegression:
     def _predict(self, tissue: Tensor) -> Tensor:
         output: Tensor = self.network(tissue)
         return output
+
+
+# --- reconstruction ---------------------------------------------------------------------------------------------
+
+
+def total_variation(
+    operator: Operator, y: Tensor, weight: float = 0.01, *, iterations: int = 150, smooth: float = 1e-2
+) -> Tensor:
+    """Images (N, C, H, W) with the least |A x - y|^2 / 2 + weight * TV(x), by Nesterov's gradient descent.
+
+    TV is smoothed, sum sqrt(|grad x|^2 + smooth^2), which has a gradient that is Lipschitz. The classical prior of
+    compressed sensing: Lustig, Donoho, Pauly (2007), "Sparse MRI", MRM 58(6).
+
+    Args:
+        weight: of the prior; choose it on validation images.
+    """
+    if weight < 0:
+        raise InvalidArgument(f"weight must not be negative, got {weight}")
+    x = momentum = operator.pseudo_inverse(y)
+    probe = torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).to(x)
+    for _ in range(20):  # the largest eigenvalue of A^T A
+        probe = operator.adjoint(operator(probe))
+        norm = probe.norm()
+        probe = probe / norm
+    step = 1 / (norm + 8 * weight / smooth)
+    previous = 1.0
+    for _ in range(iterations):
+        down, right = (F.pad(momentum.diff(dim=d), pad) for d, pad in ((-2, (0, 0, 0, 1)), (-1, (0, 1))))
+        length = (down**2 + right**2 + smooth**2).sqrt()
+        p, q = down / length, right / length
+        slope = -(p - F.pad(p, (0, 0, 1, 0))[..., :-1, :]) - (q - F.pad(q, (1, 0))[..., :-1])
+        new = momentum - step * (operator.adjoint(operator(momentum) - y) + weight * slope)
+        following = (1 + (1 + 4 * previous**2) ** 0.5) / 2
+        momentum = new + (previous - 1) / following * (new - x)
+        x, previous = new, following
+    return x
+
+
+def gaussian_posterior(
+    mean: Tensor, cov: Tensor, operator: Operator, y: Tensor, noise_std: float
+) -> tuple[Tensor, Tensor]:
+    """Exact: the posterior mean (N, C, H, W) and covariance (d, d) of x ~ N(mean, cov) given y = A x + s z.
+
+    Dense linear algebra, for images of about 1000 voxels.
+
+    Args:
+        mean: (C, H, W). cov: (d, d).
+    """
+    d = mean.numel()
+    basis = torch.eye(d, dtype=torch.float64).view(d, *mean.shape)
+    a = operator(basis).flatten(1).T  # (m, d)
+    seen = a.abs().amax(1) > 0  # frequencies that were not sampled say nothing
+    a, cov = a[seen], cov.double()
+    gram = a @ cov @ a.T + noise_std**2 * torch.eye(len(a), dtype=torch.float64)
+    # real images measure some frequencies twice, so a noise-free gram matrix may be singular
+    gain = cov @ a.T @ torch.linalg.pinv(gram, hermitian=True)
+    residual = y.double().flatten(1)[:, seen] - a @ mean.double().flatten()
+    posterior = mean.double().flatten() + residual @ gain.T
+    return posterior.view(len(y), *mean.shape), cov - gain @ a @ cov
