@@ -4,7 +4,7 @@ Optuna proposes (its TPE sampler, the preset of the dataset first) and keeps eve
 search goes on where it stopped and a larger budget adds to a smaller one. What was chosen, its validation accuracy and
 the spread over all trials stand in a JSON file beside the journal, in the form of `presets.json`.
 
-The ranges are those of the paper's sweeps: d 2-5, L 2-6, f 8-32, decays log-uniform, dropouts 0-0.9.
+The ranges are those of the paper's sweeps: d 2-5 and the fixed rows, L 2-6, f 8-32, decays log-uniform, dropouts 0-0.9.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SPLITS = (0, 1, 2)
 """The splits whose validation nodes judge a trial."""
+ROWS = ("low_pass", "high_pass")
 
 
 def search(
@@ -111,10 +112,11 @@ def propose(trial: Any, model: str, start: Preset) -> Preset:
     if model in MAPS:
         d = trial.suggest_int("stalk_dim", 2, 5)
         f = trial.suggest_categorical("channels", [8, 16, 20, 32])
-        shape = {
+        rows = {row: trial.suggest_categorical(row, [False, True]) for row in ROWS}
+        shape = rows | {
             "stalk_dim": d,
             "num_layers": trial.suggest_int("num_layers", 2, 6),
-            "hidden_channels": d * f,
+            "hidden_channels": (d + sum(rows.values())) * f,
             "dropout": dropout,
             "input_dropout": trial.suggest_float("input_dropout", 0.0, 0.9),
         }
@@ -134,9 +136,20 @@ def _as_parameters(model: str, start: Preset) -> dict[str, Any]:
     """The preset in the names of `propose`; what it does not say is proposed."""
     known = start.model | {"lr": start.lr, "weight_decay": start.weight_decay}
     if model in MAPS:
-        known["channels"] = known["hidden_channels"] // known["stalk_dim"]
+        known = dict.fromkeys(ROWS, False) | known
+        known["channels"] = known["hidden_channels"] // (known["stalk_dim"] + sum(known[row] for row in ROWS))
         known["sheaf_decay"] = start.weight_decay if start.sheaf_decay is None else start.sheaf_decay
-        names = ("stalk_dim", "channels", "num_layers", "dropout", "input_dropout", "sheaf_decay", "lr", "weight_decay")
+        names = (
+            *ROWS,
+            "stalk_dim",
+            "channels",
+            "num_layers",
+            "dropout",
+            "input_dropout",
+            "sheaf_decay",
+            "lr",
+            "weight_decay",
+        )
     else:
         names = ("hidden_channels", "num_layers", "dropout", "alpha", "lr", "weight_decay")
     return {name: known[name] for name in names if name in known}

@@ -221,7 +221,7 @@ def energy_ratios(sheaf: Sheaf, draws: int, channels: int = 4, generator: Genera
 def energy_from_nothing(
     graph: SheafGraph, size: float = 0.01, generator: Generator | None = None
 ) -> tuple[float, float]:
-    """Proposition 17: energies x^T Delta x before and after a nilpotent W1 of norm `size`, x harmonic on a flat O(2) bundle."""
+    """Proposition 17: x^T Delta x before and after a nilpotent W1 of norm `size`; x harmonic on a flat O(2) bundle."""
     sheaf = flat_sheaf(graph, 2, generator)
     x = heat_limit(sheaf, torch.randn(graph.num_nodes, 2, 1, dtype=torch.float64, generator=generator))
     x = x / x.norm()
