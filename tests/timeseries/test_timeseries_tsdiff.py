@@ -15,6 +15,7 @@ from gluonts.model.predictor import Predictor
 
 from suffuse import hub
 from suffuse.errors import CheckpointError, InvalidArgument
+from suffuse.samplers import SAMPLERS
 from suffuse_timeseries import Forecasting, TSDiffEstimator, TSDiffPredictor
 from suffuse_timeseries.metrics import evaluate
 
@@ -319,10 +320,20 @@ def test_conditional_and_unconditional_only(tmp_path):
         tied.prediction_net.synthesize(2)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "euler", "heun", "dpmpp-2m"])
-def test_every_core_sampler_forecasts(predictor, sampler):
-    (forecast,) = forecasts(predictor, panel(1), sampler=sampler)
+@pytest.mark.parametrize("method", ["cond", "q"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_core_sampler_forecasts(predictor, sampler, method):
+    (forecast,) = forecasts(predictor, panel(1), sampler=sampler, method=method)
     assert np.isfinite(forecast.samples).all()
+
+
+def test_guidance_after_the_step(predictor):
+    """It differs from guidance in the step, though not by much."""
+    after, within, free = (
+        forecasts(predictor, panel(1), 32, method="q", sampler="ddpm", steps=20, **more)[0].samples
+        for more in ({"post_step": True}, {}, {"guidance_scale": 0.0})
+    )
+    assert 0 < np.abs(after - within).mean() < np.abs(after - free).mean()
 
 
 def test_synthesis(predictor):
@@ -389,6 +400,13 @@ def test_bad_data_to_forecast(predictor):
         list(predictor.predict([entry([1.0, 2.0, -np.inf])]))
     with pytest.raises(InvalidArgument, match="num_samples must be at least 1"):
         list(predictor.predict(panel(1), num_samples=0))
+    with pytest.raises(InvalidArgument, match="has frequency 'h'"):
+        list(predictor.predict([entry(np.ones(40), freq="h")]))
+
+
+def test_a_warm_start_from_another_network_is_refused(predictor, tmp_path):
+    with pytest.raises(CheckpointError, match="do not fit"):
+        estimator(tmp_path, width=8).train_from(predictor, panel())
 
 
 @pytest.mark.parametrize(
@@ -398,6 +416,8 @@ def test_bad_data_to_forecast(predictor):
         ({"sampler": "ddmp"}, "did you mean 'ddpm'"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"grid": "even"}, "unknown grid 'even'"),
+        ({"sampler": "ddim", "post_step": True}, "post_step is a form of the sampler 'ddpm'"),
         ({"scale": 1.0}, r"using\(\) takes"),
     ],
 )

@@ -40,9 +40,7 @@ def summarize(dataset: Iterable[DataEntry], freq: str, prediction_length: int, t
     for entry in dataset:
         series += 1
         target = check_target(entry, target_dim)
-        own = getattr(entry.get("start"), "freqstr", freq)
-        if normalize(own) != freq:
-            raise InvalidArgument(f"{name_of(entry)} has frequency {own!r}, the estimator was given freq={freq!r}")
+        check_frequency(entry, freq)
         seen = np.isfinite(target)
         usable += bool(target.shape[-1] > prediction_length and seen.any())
         longest = max(longest, target.shape[-1])
@@ -85,6 +83,13 @@ def check_target(entry: DataEntry, target_dim: int = 1) -> np.ndarray:
     return target
 
 
+def check_frequency(entry: DataEntry, freq: str) -> None:
+    """Raise InvalidArgument when the periods of an entry are of another frequency."""
+    own = getattr(entry.get("start"), "freqstr", freq)
+    if normalize(own) != freq:
+        raise InvalidArgument(f"{name_of(entry)} has frequency {own!r}, the estimator was given freq={freq!r}")
+
+
 def name_of(entry: DataEntry) -> str:
     return f"series {entry['item_id']!r}" if entry.get("item_id") is not None else "a series"
 
@@ -97,15 +102,17 @@ def nonempty(dataset: Dataset) -> Dataset:
 
 
 class RejectInfinite(SimpleTransformation):
-    """Stops at infinite targets, and at those of another number of variates, so that none reaches a forecast."""
+    """Stops at infinite targets, another number of variates, or another frequency, so that none reaches a forecast."""
 
     @validated()
-    def __init__(self, target_dim: int = 1) -> None:
+    def __init__(self, target_dim: int = 1, freq: str | None = None) -> None:
         super().__init__()
-        self.target_dim = target_dim
+        self.target_dim, self.freq = target_dim, freq
 
     def transform(self, data: DataEntry) -> DataEntry:
         check_target(data, self.target_dim)
+        if self.freq is not None:
+            check_frequency(data, self.freq)
         return data
 
 

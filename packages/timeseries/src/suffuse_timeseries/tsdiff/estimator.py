@@ -25,6 +25,7 @@ from gluonts.transform import (
     ValidationSplitSampler,
 )
 
+from suffuse import hub
 from suffuse.errors import InvalidArgument, unknown
 from suffuse.schedules import DiscreteBetas, Schedule
 
@@ -172,7 +173,7 @@ class TSDiffEstimator(PyTorchLightningEstimator):
     def create_transformation(self) -> Transformation:
         return Chain(
             [
-                RejectInfinite(self.target_dim),
+                RejectInfinite(self.target_dim, self.freq),
                 SelectFields(
                     [FieldName.START, FieldName.TARGET, FieldName.ITEM_ID, FieldName.INFO, *self.features.fields],
                     allow_missing=True,
@@ -266,10 +267,14 @@ class TSDiffEstimator(PyTorchLightningEstimator):
 
         Raises:
             InvalidArgument: when the data cannot be learnt from; see ``checks.summarize``.
+            CheckpointError: when the network of ``from_predictor`` is not one that this estimator would train.
         """
         summary = summarize(training_data, self.freq, self.prediction_length, self.target_dim)
         self.features.check(training_data, self.prediction_length)
         self.default_scale = summary.mean_abs
+        if from_predictor is not None:
+            state = from_predictor.prediction_net.state_dict()
+            hub.check_state(self.create_lightning_module(), state, "from_predictor")
         callbacks = self.trainer_kwargs.get("callbacks")
         output = super().train_model(
             list(learnable(training_data, self.prediction_length)),
