@@ -67,6 +67,8 @@ class SheafGraph:
     origin: Tensor
     num_nodes: int
     _patterns: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
+    _incidences: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
+    _chunks: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict, repr=False)
 
     @property
     def num_edges(self) -> int:
@@ -98,9 +100,15 @@ class SheafGraph:
         """(n + 1,) the ends that meet at node v are entries ptr[v]..ptr[v + 1] of `at_target` and of `at_source`."""
         return torch.nn.functional.pad(self.degree.cumsum(0), (1, 0))
 
-    @cached_property
-    def _incidence(self) -> dict[int, tuple[Tensor, Tensor]]:
-        return {0: (self.ptr.int(), self.at_source.int()), 1: (self.ptr.int(), self.at_target.int())}
+    def _incidence(self, end: int, dtype: torch.dtype) -> Tensor:
+        """(n, 2E) matrix of ones where an edge end has its source (end 0) or target (end 1) at the node."""
+        if (end, dtype) not in self._incidences:
+            col = (self.at_target if end else self.at_source).int()
+            ones, size = torch.ones(len(col), dtype=dtype), (self.num_nodes, len(col))
+            self._incidences[end, dtype] = torch.sparse_csr_tensor(
+                self.ptr.int(), col, ones, size, check_invariants=False
+            )
+        return self._incidences[end, dtype]
 
     def sum_at(self, end: int, values: Tensor) -> Tensor:
         """(2E, ...) -> (n, ...), the sum over the edge ends whose source (end 0) or target (end 1) is the node.
@@ -109,10 +117,7 @@ class SheafGraph:
         """
         flat = values.reshape(values.size(0), -1)
         if csr_usable(flat) and self.num_edges < 2**30:
-            crow, col = self._incidence[end]
-            ones = flat.new_ones(col.numel())
-            size = (self.num_nodes, col.numel())
-            total = torch.sparse_csr_tensor(crow, col, ones, size, check_invariants=False) @ flat
+            total = self._incidence(end, flat.dtype) @ flat
         else:
             total = segment(flat[self.at_source if end == 0 else self.at_target], self.ptr, reduce="sum")
         return total.view(self.num_nodes, *values.shape[1:])
@@ -155,10 +160,6 @@ class SheafGraph:
             at = self.ptr[torch.tensor(nodes, device=self.ptr.device)].tolist()
             self._chunks[ends] = list(zip(nodes[:-1], nodes[1:], at[:-1], at[1:], strict=True))
         return self._chunks[ends]
-
-    @cached_property
-    def _chunks(self) -> dict[int, list[tuple[int, int, int, int]]]:
-        return {}
 
 
 with warnings.catch_warnings():  # that compressed rows are a beta feature of torch is said once, and not to our users

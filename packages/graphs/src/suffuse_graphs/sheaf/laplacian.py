@@ -33,7 +33,7 @@ from torch_geometric.utils import scatter
 from suffuse.errors import InvalidArgument
 
 from .graph import SheafGraph, sheaf_graph
-from .propagate import act, blocks, neighbours, scale
+from .propagate import act, blocks, laplacian, neighbours, scale
 
 NORMALIZATIONS = ("augmented", "symmetric", "degree", "none")
 
@@ -175,16 +175,13 @@ class SheafLaplacian:
         part = neighbours(self.transport, self._own(x), self.sheaf.graph, self.chunk)
         return part if self.rows is None else torch.cat([part, self.rows.neighbours(self._rest(x))], 1)
 
-    def unnormalized(self, z: Tensor) -> Tensor:
-        """L z."""
-        part = act(self.degree, self._own(z)) - neighbours(self.transport, self._own(z), self.sheaf.graph, self.chunk)
-        return part if self.rows is None else torch.cat([part, self.rows.unnormalized(self._rest(z))], 1)
-
     def matvec(self, x: Tensor) -> Tensor:
         """Delta x for x (n, d, f)."""
         with full_precision(x):
-            precise = x.to(torch.promote_types(x.dtype, self.degree.dtype))
-            return self.normalize(self.unnormalized(self.normalize(precise))).to(x.dtype)
+            precise = self._own(x).to(torch.promote_types(x.dtype, self.degree.dtype))
+            part = laplacian(self.scale, self.degree, self.transport, precise, self.sheaf.graph, self.chunk)
+            part = part.to(x.dtype)
+            return part if self.rows is None else torch.cat([part, self.rows.matvec(self._rest(x))], 1)
 
     __matmul__ = __call__ = matvec
 

@@ -56,11 +56,14 @@ class _Householder(Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, d: int) -> Tensor:
         V = _vectors(a, d)
-        Q = torch.eye(d, dtype=a.dtype, device=a.device).unsqueeze(-1).repeat(1, 1, len(a))
-        for k in range(d):
+        tau = 2 / V.square().sum(0)
+        eye = torch.eye(d, dtype=a.dtype, device=a.device).unsqueeze(-1)
+        Q = eye - (tau[0] * V[:, 0]).unsqueeze(1) * V[:, 0]
+        for k in range(1, d - 1):
             v = V[k:, k]
-            along = (Q[:, k:] * v).sum(1)
-            Q[:, k:] -= (along * (2 / v.square().sum(0))).unsqueeze(1) * v
+            Q[:, k:] -= ((Q[:, k:] * v).sum(1) * tau[k]).unsqueeze(1) * v
+        if d > 1:
+            Q[:, -1].neg_()  # v_d = e_d
         out = Q.permute(2, 0, 1)
         ctx.save_for_backward(a, out)
         ctx.d = d
@@ -72,18 +75,18 @@ class _Householder(Function):
         d = ctx.d
         if torch.is_grad_enabled():
             return torch.autograd.grad(reflections(a, d), a, g, create_graph=True)[0], None
-        V, Q = _vectors(a, d), out.permute(1, 2, 0).clone()
-        g = g.permute(1, 2, 0).contiguous().clone()
-        grad = torch.empty_like(V)
-        for k in reversed(range(d)):
+        V, Q, g = _vectors(a, d), out.permute(1, 2, 0).clone(), g.permute(1, 2, 0).clone()
+        tau, grad = 2 / V.square().sum(0), torch.empty_like(V)
+        Q[:, -1].neg_()
+        g[:, -1].neg_()
+        for k in reversed(range(d - 1)):
             v = V[k:, k]
-            tau = 2 / v.square().sum(0)
             q = -(Q[:, k:] * v).sum(1)
-            Q[:, k:] += (q * tau).unsqueeze(1) * v
+            Q[:, k:] += (q * tau[k]).unsqueeze(1) * v
             p = (g[:, k:] * v).sum(1)
             both = (Q[:, k:] * p.unsqueeze(1)).sum(0) + (g[:, k:] * q.unsqueeze(1)).sum(0)
-            grad[k:, k] = tau * (tau * (q * p).sum(0) * v - both)
-            g[:, k:] -= (p * tau).unsqueeze(1) * v
+            grad[k:, k] = tau[k] * (tau[k] * (q * p).sum(0) * v - both)
+            g[:, k:] -= (p * tau[k]).unsqueeze(1) * v
         row, col = torch.tril_indices(d, d, -1, device=a.device)
         return grad[row, col].T, None
 

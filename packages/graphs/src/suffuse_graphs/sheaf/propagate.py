@@ -3,13 +3,16 @@
     at_ends       a_k = p_s + q_t                       at the end k with source s and target t
     blocks        T_e = w F_v^T F_u,   S_v = sum w F_v^T F_v
     neighbours    (A z)_v = sum_{e = {u,v}} T_e z_u,    T_e z_u at v and T_e^T z_v at u
+    laplacian     y = N u,   u = D z - A z,   z = N x
 
-A is symmetric, so with g the gradient of A z
+All matrices are symmetric. With g the gradient of A z, or of y, and w = N g
 
-    gradient of z     A g
-    gradient of T_e   g_v z_u^T + z_v g_u^T
+    gradient of z     A g                               gradient of x     N (D w - A w)
+    gradient of T_e   g_v z_u^T + z_v g_u^T             gradient of T_e   -(w_v z_u^T + z_v w_u^T)
+                                                        gradient of D_v   w_v z_v^T
+                                                        gradient of N_v   g_v u_v^T + (D w - A w)_v x_v^T
 
-and nothing but T and z is kept for the way back: O(E d^2 + n d f) numbers instead of messages, O(E d f).
+and only the blocks and signals are kept for the way back: O(E d^2 + n d f) numbers instead of messages, O(E d f).
 
 Three ways to compute A z, all equal: on the CPU the numbers of T are put where the plan of the graph says and MKL sums
 them row by row, which neither gathers z nor keeps a message; elsewhere, and in half precision, messages of a range of
@@ -218,6 +221,81 @@ class _Neighbours(Function):
             outer = _plain_outer if torch.is_grad_enabled() else _outer
             g_T = outer(transport, g, z, ctx.graph, ctx.chunk)
         return g_T, g_z, None, None
+
+
+# --- the Laplacian ----------------------------------------------------------------------------------------------
+
+
+def laplacian(
+    N: Tensor | None, D: Tensor, transport: Tensor, x: Tensor, graph: SheafGraph, chunk: int | None = None
+) -> Tensor:
+    """N (D - A) N x.
+
+    Args:
+        N: of every node, (n, d, d), (n, d) or (n, 1), or None for the identity.
+        D: likewise.
+        transport: as of `neighbours`.
+        x: (n, d, f).
+        graph: the graph.
+        chunk: as of `neighbours`.
+
+    Returns:
+        (n, d, f).
+    """
+    if torch.compiler.is_compiling() or N is None:
+        return plain_laplacian(N, D, transport, x, graph, chunk)
+    return _Laplacian.apply(N, D, transport, x, graph, chunk)
+
+
+def plain_laplacian(
+    N: Tensor | None, D: Tensor, transport: Tensor, x: Tensor, graph: SheafGraph, chunk: int | None = None
+) -> Tensor:
+    """The same from its parts."""
+    z = x if N is None else act(N, x)
+    u = act(D, z) - neighbours(transport, z, graph, chunk)
+    return u if N is None else act(N, u)
+
+
+class _Laplacian(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, N: Tensor, D: Tensor, transport: Tensor, x: Tensor, graph: SheafGraph, chunk: int | None
+    ) -> Tensor:
+        z = act(N, x)
+        u = act(D, z).sub_(_sum(transport, z, graph, chunk))
+        ctx.save_for_backward(N, D, transport, x, u)
+        ctx.graph, ctx.chunk = graph, chunk
+        return act(N, u)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        N, D, transport, x, u = ctx.saved_tensors
+        graph, chunk, needed = ctx.graph, ctx.chunk, ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():
+            wanted = [a for a, need in zip((N, D, transport, x), needed, strict=True) if need]
+            y = plain_laplacian(N, D, transport, x, graph, chunk)
+            found = iter(torch.autograd.grad(y, wanted, g, create_graph=True))
+            return *(next(found) if need else None for need in needed), None, None
+        w = act(N, g)
+        back = act(D, w).sub_(_sum(transport, w, graph, chunk))
+        g_N = _pair(N, g, u).add_(_pair(N, back, x)) if needed[0] else None
+        g_x = act(N, back) if needed[3] else None
+        if not (needed[1] or needed[2]):
+            return g_N, None, None, g_x, None, None
+        z = act(N, x)
+        g_D = _pair(D, w, z) if needed[1] else None
+        g_T = _outer(transport, w, z, graph, chunk).neg_() if needed[2] else None
+        return g_N, g_D, g_T, g_x, None, None
+
+
+def _pair(block: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a_v b_v^T of every node, or its diagonal or trace, as the blocks are."""
+    if block.dim() == 3:
+        return a @ b.mT
+    return (a * b).sum(-1) if block.size(-1) > 1 else (a * b).sum((-2, -1)).unsqueeze(-1)
+
+
+# --- how -------------------------------------------------------------------------------------------------------
 
 
 def _sum(transport: Tensor, z: Tensor, graph: SheafGraph, chunk: int | None) -> Tensor:
