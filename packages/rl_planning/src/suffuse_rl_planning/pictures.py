@@ -175,6 +175,36 @@ def film(
     return [np.concatenate(pictures) for pictures in zip(*columns, strict=False)], used
 
 
+def obedient_film(
+    result: Rollout,
+    row: int,
+    asked: Mapping[str, tuple[float, float]],
+    *,
+    smooth: int = 20,
+    stop: int | None = None,
+    backend: str = "auto",
+) -> tuple[list[Array], str]:
+    """One episode, every second control step, with what was asked and what is obtained drawn on it.
+
+    Args:
+        asked: behaviour -> strength and the value that it means, in its unit.
+        smooth: control steps over which the obtained value is averaged.
+        stop: control steps to show.
+        backend: of ``render.frames``.
+    """
+    last = min(int(result.length[row]), stop or int(result.length[row]))
+    steps = np.arange(0, last, 2)
+    pictures, used = render.frames(result.env_id, result.qpos[row, steps], backend=backend)
+    for name, (strength, value) in reversed(asked.items()):
+        unit = behaviours.UNITS.get(name, "1")
+        now = [result.behaviour(name, max(t - smooth, 0), t + 1)[row] for t in steps]
+        pictures = [
+            render.label(picture, f"{name} {strength:.2f} = {value:.4g} {unit}   now {v:.4g} {unit}")
+            for picture, v in zip(pictures, now, strict=True)
+        ]
+    return pictures, used
+
+
 def summary_rows(requested: Array, wanted: Sequence[float]) -> list[int]:
     """For each wanted request the first test with the nearest one."""
     return [int(np.abs(np.asarray(requested) - value).argmin()) for value in wanted]

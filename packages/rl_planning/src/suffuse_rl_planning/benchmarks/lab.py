@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run
@@ -69,6 +71,7 @@ class Lab:
         windows: of ``train``, with strengths in [0, 1].
         maps: strengths of ``attributes`` to physical units.
         accuracy: of ``attributes`` on held-out pairs, per attribute.
+        folder: where all this is kept.
     """
 
     env_id: str
@@ -80,25 +83,35 @@ class Lab:
     windows: Windows
     maps: dict[str, MeasureMap]
     accuracy: dict[str, float]
+    folder: Path
+
+
+def folder(run: Run, env_id: str) -> Path:
+    """Where the models of a robot lie, for all benchmarks of one report that ask for the same."""
+    return run.out.parent.parent / "lab" / f"{env_id}-{run.seed}"
 
 
 def record(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0) -> tuple[Episodes, Episodes]:
     """Episodes to train on, and episodes of other controllers to test on."""
+    import minari
+
     from ..collect import collect
     from ..data import Episodes
     from ..recipes import datasets_in
 
-    with datasets_in(run.out / f"minari-{contaminate:g}"):
-        dataset = collect(
-            "lab/robot/cpg-v0", env_id=env_id, episodes=size.episodes, steps=size.episode_steps,
-            contaminate=contaminate, seed=run.seed, overwrite=True,
-        )  # fmt: skip
-        return Episodes.from_minari(dataset, split="train"), Episodes.from_minari(dataset, split="test")
+    name = f"lab/contaminated-{round(100 * contaminate)}/cpg-v0"
+    with datasets_in(folder(run, env_id) / "minari"):
+        if name not in minari.list_local_datasets():
+            collect(
+                name, env_id=env_id, episodes=size.episodes, steps=size.episode_steps, contaminate=contaminate,
+                seed=run.seed,
+            )  # fmt: skip
+        return Episodes.from_minari(name, split="train"), Episodes.from_minari(name, split="test")
 
 
 def learn_attributes(
     run: Run, episodes: Episodes, size: Size, *, seed: int, pairs: int = 0
-) -> tuple[Any, dict[str, float]]:
+) -> tuple[Attributes, dict[str, float]]:
     """An attribute model, without a scale, and its accuracy on pairs that it did not see."""
     from ..attributes import Attributes
     from ..envs import robot
@@ -115,37 +128,52 @@ def learn_attributes(
 
 
 def build(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0, pairs: int = 0) -> Lab:
-    """Collect, label, learn attributes twice, relabel."""
+    """Collect, label, learn attributes twice, relabel; or read what an earlier benchmark of this report made."""
+    from ..attributes import Attributes
     from ..evaluate import MeasureMap
 
+    variant = folder(run, env_id) / f"contaminated-{contaminate:g}-pairs-{pairs or size.pairs}"
     with run.stage("collect"):
         train, test = record(run, env_id, size, contaminate=contaminate)
-    with run.stage("label and learn attributes"):
-        halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
-        attributes, accuracy = learn_attributes(run, halves[0], size, seed=run.seed, pairs=pairs)
-        judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
+    first = train.windows(size.horizon, names=("speed",), measure=size.measure)
+    if (variant / "accuracy.json").exists():
+        attributes, judge = (Attributes.load(variant / name, device=run.device) for name in ("attributes", "judge"))
+        accuracy = json.loads((variant / "accuracy.json").read_text())
+    else:
+        with run.stage("label and learn attributes"):
+            halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
+            attributes, accuracy = learn_attributes(run, halves[0], size, seed=run.seed, pairs=pairs)
+            judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
+            attributes.relabel(train, first)
+            judge.relabel(train, train.windows(size.length, names=("speed",), stride=5))
+            attributes.save(variant / "attributes")
+            judge.save(variant / "judge")
+            (variant / "accuracy.json").write_text(json.dumps(accuracy))
     with run.stage("relabel"):
-        windows = train.windows(size.horizon, names=attributes.names, measure=size.measure)
-        windows, _ = attributes.relabel(train, windows)
-        rows = train.windows(size.length, names=attributes.names, stride=5)
-        judge.relabel(train, rows)
+        windows, _ = attributes.relabel(train, first)
         maps = MeasureMap.fit(attributes, train, length=size.length)
-    return Lab(env_id, size, train, test, attributes, judge, windows, maps, accuracy)
+    return Lab(env_id, size, train, test, attributes, judge, windows, maps, accuracy, variant)
 
 
-def planner(run: Run, lab: Lab, **options: Any) -> AlignDiff:
-    """AlignDiff, trained on the lab's windows."""
+def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> AlignDiff:
+    """AlignDiff, trained on the lab's windows, or read if an earlier benchmark of this report trained it."""
     from ..planners import AlignDiff
 
     size = lab.size
+    acting: dict[str, Any] = {"candidates": size.candidates, "replan": size.replan, "guidance_scale": 1.5}
+    if (lab.folder / name / "config.json").exists():
+        return AlignDiff.load(lab.folder / name, device=run.device, seed=run.seed, **acting)
     settings: dict[str, Any] = {
-        "steps": size.steps, "batch_size": size.batch_size, "hidden": size.hidden, "depth": size.depth,
-        "candidates": size.candidates, "replan": size.replan, "guidance_scale": 1.5,
+        "steps": size.steps, "batch_size": size.batch_size, "hidden": size.hidden, "depth": size.depth
     }  # fmt: skip
-    return AlignDiff.fit(
-        lab.windows, env_id=lab.env_id, attributes=lab.attributes, seed=run.seed, accelerator=run.device,
-        progress=run.progress, **{**settings, **options},
-    )  # fmt: skip
+    with run.stage("train AlignDiff" + ("" if name == "planner" else f" ({name})")):
+        made = AlignDiff.fit(
+            lab.windows, env_id=lab.env_id, attributes=lab.attributes, seed=run.seed, accelerator=run.device,
+            progress=run.progress, **acting, **{**settings, **options},
+        )  # fmt: skip
+    made.save(lab.folder / name)
+    made.denoiser.to(run.device)
+    return made
 
 
 def size_of(run: Run, env_id: str) -> Size:

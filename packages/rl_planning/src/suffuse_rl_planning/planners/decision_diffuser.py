@@ -2,8 +2,8 @@
 
     x = (s_0, ..., s_{H-1}),    a_t = I(s_t, s_{t+1})
 
-Actions of motors jump where observations are smooth, so they are not diffused. The loss weighs s_1, from which the first
-action is read, by 10.
+Actions of motors jump where observations are smooth, so they are not diffused. The loss weighs s_1, from which the
+first action is read, by 10.
 Ajay et al. (2022), "Is Conditional Generative Modeling all you need for Decision-Making?", arXiv:2211.15657, section 3.
 """
 

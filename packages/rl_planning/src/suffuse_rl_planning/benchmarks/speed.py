@@ -1,0 +1,198 @@
+"""Is a decision faster than CleanDiffuser's own sampling loop with an equal network?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from suffuse.bench import Run, benchmark
+
+CHECKOUT = "CLEANDIFFUSER"
+OBSERVATION, ACTION, HORIZON, CANDIDATES, STEPS, ATTRIBUTES = 17, 6, 16, 64, 5, 3
+
+
+def cleandiffuser(path: Path) -> Any:
+    """CleanDiffuser's package from a checkout. It imports torchvision for networks of images, which are not used here;
+    where that is missing an empty module stands for it.
+    """
+    if not (path / "cleandiffuser").is_dir():
+        raise FileNotFoundError(f"{path} has no folder cleandiffuser")
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
+        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.models"):
+            sys.modules[name] = _Anything(name)
+    sys.path.insert(0, str(path))
+    try:
+        import cleandiffuser.diffusion
+        import cleandiffuser.nn_condition
+        import cleandiffuser.nn_diffusion  # type: ignore[import-not-found]
+
+        return cleandiffuser
+    finally:
+        sys.path.remove(str(path))
+
+
+class _Anything(types.ModuleType):
+    """A module that has every name."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(f"{self.__name__}.{name}")
+
+
+def median_seconds(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds per call, measured in turns so that a busy machine is busy for all."""
+    for function in functions.values():
+        function()
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+@benchmark(
+    "rl_planning/speed",
+    paper="Dong et al. 2024, CleanDiffuser, arXiv:2406.09509",
+    claim="A decision takes at most half the time of CleanDiffuser's sampling loop with an equal network.",
+    peers=("CleanDiffuser",),
+)
+def speed(run: Run) -> None:
+    """One decision for one environment: 64 candidates of 16 steps, 5 Euler steps of EDM, guidance by the null condition
+    (two rows per candidate), the current state pinned. CleanDiffuser's DiT1d (width, heads and depth as stated) runs in
+    its own ContinuousEDM.sample and, the very same module, under this package's sampler, plain and compiled; beside it
+    the core's DiT of the same width, heads and depth, with a token per step and with a token per four steps, as the
+    planner is used. Times are medians of calls in turns, in one process. The peer is read from the checkout that the
+    environment variable CLEANDIFFUSER names; without one its half is left out, and so are the ratios.
+    """
+    import torch
+
+    from suffuse import Condition, NetworkDenoiser
+    from suffuse.guidance import ClassifierFree
+    from suffuse.nets import DiT
+    from suffuse.samplers import Euler, Inpaint
+    from suffuse.schedules import EDM
+
+    width, heads, depth = (96, 4, 2) if run.quick else (128, 4, 3)
+    repeats = 5 if run.quick else 30
+    channels = OBSERVATION + ACTION
+    torch.manual_seed(run.seed)
+    state = torch.randn(1, OBSERVATION)
+    sampler, schedule = Euler(steps=STEPS, grid="karras"), EDM()
+    known = torch.zeros(1, channels, HORIZON)
+    known[:, :OBSERVATION, 0] = state
+    pinned = torch.zeros(1, channels, HORIZON, dtype=torch.bool)
+    pinned[:, :OBSERVATION, 0] = True
+
+    def decide(denoiser: Any, cond: Condition) -> Callable[[], Any]:
+        guided = ClassifierFree(denoiser, 2.0)
+        constraint = Inpaint(known, pinned, noised=False)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return sampler(guided, shape=(CANDIDATES, channels, HORIZON), cond=cond, constraint=constraint)
+
+        return call
+
+    tokens = {f"attribute {k}": 7 for k in range(ATTRIBUTES)}
+    cond = Condition(tokens={name: torch.rand(1, 1, 7).expand(CANDIDATES, 1, 7) for name in tokens})
+    functions: dict[str, Callable[[], Any]] = {}
+    for patch in (1, 4):
+        for compiled in (False, True):
+            backbone = DiT(channels, patch, ndim=1, hidden=width, depth=depth, heads=heads, tokens=tokens)
+            if compiled:
+                backbone.compile(dynamic=False)
+            label = f"our DiT, {patch} step{'s' if patch > 1 else ''} a token" + (", compiled" if compiled else "")
+            functions[label] = decide(NetworkDenoiser(backbone, schedule).eval().requires_grad_(False), cond)
+
+    checkout = os.environ.get(CHECKOUT)
+    peer = None
+    if checkout:
+        try:
+            peer = cleandiffuser(Path(checkout))
+        except ImportError as error:
+            run.note(f"CleanDiffuser's checkout does not import here: {error}")
+    if peer is not None:
+        functions |= theirs(peer, decide, width, heads, depth, channels, state)
+    with run.stage("time"):
+        seconds = median_seconds(functions, repeats)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    setting = {"candidates": CANDIDATES, "horizon": HORIZON, "nfe": STEPS, "width": width, "depth": depth}
+    for name, values in seconds.items():
+        common: dict[str, Any] = {"dataset": "one decision", "method": name, "setting": setting, "n": len(values)}
+        run.row(
+            metric="ms", value=1000 * middle[name], std=1000 * statistics.pstdev(values), better="lower", unit="ms",
+            **common,
+        )  # fmt: skip
+        if PEER in middle and name != PEER:
+            run.row(metric="ratio-to-cleandiffuser", value=middle[PEER] / middle[name], better="higher", **common)
+    if PEER not in middle:
+        run.note(f"No ratio: set {CHECKOUT} to a checkout of CleanDiffuser to measure it in the same process.")
+
+
+PEER = "CleanDiffuser"
+
+
+def theirs(
+    peer: Any, decide: Callable[..., Any], width: int, heads: int, depth: int, channels: int, state: Any
+) -> dict[str, Callable[[], Any]]:
+    """The peer's own loop, and its network under our sampler."""
+    import torch
+    from torch import nn
+
+    from suffuse import Condition, NetworkDenoiser
+    from suffuse.schedules import EDM
+
+    network = peer.nn_diffusion.DiT1d(channels, emb_dim=width, d_model=width, n_heads=heads, depth=depth).eval()
+    condition = peer.nn_condition.MLPCondition(ATTRIBUTES, width, [width], dropout=0.0)
+    fixed = torch.zeros(HORIZON, channels)
+    fixed[0, :OBSERVATION] = 1.0
+    agent = peer.diffusion.ContinuousEDM(network, condition, fix_mask=fixed, sigma_data=1.0, device="cpu")
+    agent.eval()
+    prior = torch.zeros(CANDIDATES, HORIZON, channels)
+    prior[:, 0, :OBSERVATION] = state
+    asked = torch.rand(1, ATTRIBUTES).expand(CANDIDATES, ATTRIBUTES)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return agent.sample(
+                prior, solver="euler", n_samples=CANDIDATES, sample_steps=STEPS, condition_cfg=asked, w_cfg=2.0
+            )
+
+    class Theirs(nn.Module):
+        """Channels first, and the command as one token, around their network and their condition encoder."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.encode = agent.model_ema["diffusion"], agent.model_ema["condition"]
+
+        def forward(self, x: Any, c_noise: Any, cond: Condition | None = None) -> Any:
+            assert cond is not None
+            given = cond.masks["command"][:, 0, None]
+            told = self.encode(cond.tokens["command"][:, 0]) * given
+            return self.net(x.transpose(1, 2), c_noise, told).transpose(1, 2)
+
+    cond = Condition(tokens={"command": asked[:, None]})
+    plain, compiled = Theirs(), Theirs()
+    compiled.net = torch.compile(compiled.net, dynamic=False)  # type: ignore[assignment]
+    return {
+        PEER: call,
+        "CleanDiffuser's network, our sampler": decide(
+            NetworkDenoiser(plain, EDM()).eval().requires_grad_(False), cond
+        ),
+        "CleanDiffuser's network, our sampler, compiled": decide(
+            NetworkDenoiser(compiled, EDM()).eval().requires_grad_(False), cond
+        ),
+    }
