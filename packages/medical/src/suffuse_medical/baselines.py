@@ -6,6 +6,7 @@ what the tissue map does not determine (site, bias field, noise) is averaged out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -159,3 +160,63 @@ def gaussian_posterior(
     residual = y.double().flatten(1)[:, seen] - a @ mean.double().flatten()
     posterior = mean.double().flatten() + residual @ gain.T
     return posterior.view(len(y), *mean.shape), cov - gain @ a @ cov
+
+
+# --- segmentation -----------------------------------------------------------------------------------------------
+
+
+class UNetSegmentation:
+    """The diffusion model's own UNet, trained to name the class of every voxel (cross-entropy) in one call.
+
+    Args:
+        classes: C.
+        channels, factor: of the UNet, as of the diffusion model.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        in_channels: int = 1,
+        channels: Sequence[int] = (32, 64),
+        factor: int = 2,
+        *,
+        steps: int,
+        batch_size: int = 8,
+        lr: float = 3e-3,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        from monai.networks.nets import DiffusionModelUNet
+
+        from .tissue_to_t1 import AtTimeZero, unet_arguments
+
+        torch.manual_seed(seed)
+        unet = DiffusionModelUNet(
+            spatial_dims=2, in_channels=in_channels * factor**2, out_channels=classes * factor**2,
+            **unet_arguments(channels),
+        )  # fmt: skip
+        self.network = nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor)).to(device)
+        self.steps, self.batch_size, self.lr, self.seed = steps, batch_size, lr, seed
+
+    def fit(self, images: Tensor, target: Tensor) -> Self:
+        """On images (N, C, H, W) and one-hot targets (N, classes, H, W)."""
+        device = next(self.network.parameters()).device
+        generator = torch.Generator().manual_seed(self.seed)
+        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
+        self.network.train()
+        for _ in range(self.steps):
+            rows = torch.randint(len(images), (self.batch_size,), generator=generator)
+            loss = F.cross_entropy(self.network(images[rows].to(device)), target[rows].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        self.network.eval()
+        return self
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The probability of each class, (N, classes, H, W)."""
+        device = next(self.network.parameters()).device
+        return torch.cat([self.network(part.to(device)).softmax(1).cpu() for part in images.split(64)])

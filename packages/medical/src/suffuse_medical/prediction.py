@@ -46,12 +46,25 @@ class Prediction:
         return self.samples.std(0, correction=1 if len(self.samples) > 1 else 0)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """The central interval of the samples, (low, high), each (N, C, H, W)."""
+        """The central interval of the samples, (low, high), each (N, C, H, W).
+
+        Its ends are the order statistics p (K + 1), between which one more draw lies with chance ``level``,
+        interpolated where that is no whole number. K samples reach (K - 1) / (K + 1) at most, see :meth:`nominal`.
+        """
         if not 0 < level < 1:
             raise InvalidArgument(f"level must lie in (0, 1), got {level}")
-        edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=self.samples.dtype, device=self.samples.device)
-        low, high = torch.quantile(self.samples, edges, dim=0)
-        return low, high
+        ordered, k = self.samples.sort(0).values, len(self.samples)
+        ends = []
+        for p in ((1 - level) / 2, (1 + level) / 2):
+            place = min(max(p * (k + 1) - 1, 0.0), k - 1.0)
+            below = min(int(place), max(k - 2, 0))
+            ends.append(torch.lerp(ordered[below], ordered[min(below + 1, k - 1)], place - below))
+        return ends[0], ends[1]
+
+    def nominal(self, level: float = 0.9) -> float:
+        """How often the interval should hold the truth: ``level``, or what so many samples can reach."""
+        k = len(self.samples)
+        return min(level, (k - 1) / (k + 1))
 
     def write(self, folder: str | Path, *, samples: bool = True) -> list[Path]:
         """NIfTI files on the geometry of the input: ``mean``, ``std`` and, if wanted, every ``sample-k``.

@@ -16,19 +16,20 @@ import torch
 from torch import Tensor, nn
 
 import suffuse
-from suffuse import Condition, NetworkDenoiser
+from suffuse import Condition, Denoiser, NetworkDenoiser
 from suffuse.errors import unknown
+from suffuse.exact import GaussianDenoiser
 from suffuse.hub import serializable
 from suffuse.schedules import EDM, Schedule
 from suffuse.training import DenoisingObjective, LogNormalKappa
 from suffuse.training.times import TimeSampler
 
 from .nets import SubpixelUNet
-from .noise import CoarseNoise, SimplexNoise
+from .noise import CoarseNoise, SimplexNoise, Whitened
 from .prediction import check_images
 from .tissue_to_t1 import SMALL, accelerator, unet_arguments
 
-__all__ = ["NOISES", "SliceDenoiser", "fit_prior", "slice_denoiser"]
+__all__ = ["NOISES", "SliceDenoiser", "fit_prior", "gaussian_prior", "slice_denoiser"]
 
 NoiseName = Literal["white", "coarse", "simplex"]
 #: The families of noise by name; white is what every other denoiser here removes.
@@ -135,3 +136,28 @@ def fit_prior(
         accelerator=accelerator(device),
         progress=progress,
     )
+
+
+def gaussian_prior(images: Tensor, *, noise: CoarseNoise | None = None, ridge: float = 1e-4) -> Denoiser:
+    """The exact denoiser of the Gaussian with the mean and covariance of images (N, C, H, W) of about 1000 voxels.
+
+    Nothing is trained, and whatever is computed from it has a known answer. That makes it a test bed, and a baseline
+    that a network has to beat.
+
+    Args:
+        noise: the family of noise that is removed; None is white.
+        ridge: variance added in every direction, relative to the mean variance of a voxel.
+    """
+    check_images(images)
+    x = images.double() if noise is None else noise.colour(images.double(), inverse=True)
+    mean, cov = moments(x, ridge)
+    gaussian = GaussianDenoiser(mean, cov, EDM(0.002, 80.0))
+    return gaussian if noise is None else Whitened(gaussian, noise)
+
+
+def moments(x: Tensor, ridge: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Mean (C, H, W) and covariance (d, d) of x (N, C, H, W)."""
+    mean = x.mean(0)
+    centred = (x - mean).flatten(1)
+    cov = centred.T @ centred / len(x)
+    return mean, cov + ridge * cov.diagonal().mean() * torch.eye(len(cov), dtype=x.dtype)

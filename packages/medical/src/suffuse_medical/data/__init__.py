@@ -1,30 +1,38 @@
 """Data: files with their geometry, one bundled template, pseudo-patients made from it, and splits that do not leak."""
 
 from .deformation import jacobian_determinant, random_displacement, warp
-from .geometry import Geometry, plain, resample
+from .folders import MedMNIST, PictureFolder, VolumeFolder, stack
+from .geometry import Geometry, plain, reorient, resample
+from .labels import LabelSchema
 from .nifti import read_nifti, write_nifti
 from .phantoms import SITES, PhantomCohort, Site, normalise
 from .physics import SEQUENCES, Relaxation, SpinEcho
-from .slices import Slices, Split, axial_slices, load_slices, template_item, to_intensity, to_network
+from .slices import Slices, Split, axial_slices, cohort_slices, load_slices, template_item, to_intensity, to_network
 from .splits import check_leakage, group_split, slab_split
-from .template import HELD_OUT_SLAB, TISSUES, WORKING_GRID, Template, load_template
+from .template import COARSE_GRID, HELD_OUT_SLAB, TISSUES, WORKING_GRID, Template, load_template
 
 __all__ = [
+    "COARSE_GRID",
     "HELD_OUT_SLAB",
     "SEQUENCES",
     "SITES",
     "TISSUES",
     "WORKING_GRID",
     "Geometry",
+    "LabelSchema",
+    "MedMNIST",
     "PhantomCohort",
+    "PictureFolder",
     "Relaxation",
     "Site",
     "Slices",
     "SpinEcho",
     "Split",
     "Template",
+    "VolumeFolder",
     "axial_slices",
     "check_leakage",
+    "cohort_slices",
     "group_split",
     "jacobian_determinant",
     "load_slices",
@@ -33,8 +41,10 @@ __all__ = [
     "plain",
     "random_displacement",
     "read_nifti",
+    "reorient",
     "resample",
     "slab_split",
+    "stack",
     "template_item",
     "to_intensity",
     "to_network",

@@ -33,12 +33,16 @@ class Geometry:
         shape: number of voxels along the three axes.
         units: of the world axes, as NIfTI names them; ``"mm"`` unless a file says otherwise.
         dtype: of the stored voxels, restored when a volume is written back.
+        frame_of_reference: DICOM's UID of the world space; volumes that share it can be laid over one another.
+        source_uids: DICOM's UIDs of the images along the last axis, for a segmentation to refer to.
     """
 
     affine: np.ndarray
     shape: tuple[int, int, int]
     units: str = "mm"
     dtype: str = "float32"
+    frame_of_reference: str | None = None
+    source_uids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
@@ -49,6 +53,8 @@ class Geometry:
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InvalidArgument(f"shape must be three positive sizes, got {shape}; pass the shape of one 3-D volume")
+        if self.source_uids and len(self.source_uids) != shape[2]:
+            raise InvalidArgument(f"source_uids must name {shape[2]} slices, got {len(self.source_uids)}")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", shape)
@@ -102,7 +108,8 @@ class Geometry:
         affine[:3, 3] = self.world(origin)
         sizes = list(self.shape)
         sizes[axis] = stop - start
-        return replace(self, affine=affine, shape=(sizes[0], sizes[1], sizes[2]))
+        uids = self.source_uids[start:stop] if axis == 2 else self.source_uids
+        return replace(self, affine=affine, shape=(sizes[0], sizes[1], sizes[2]), source_uids=uids)
 
     def stored_as(self, dtype: str) -> Geometry:
         """The same grid, to be written with another voxel type."""
@@ -152,6 +159,30 @@ def resample(
             x = torch.from_numpy(gaussian_filter(x.numpy(), (0, *widths), mode="nearest"))
     move = SpatialResample(mode="bilinear" if mode == "linear" else "nearest", padding_mode="zeros")
     return plain(move(source.attach(x), dst_affine=torch.tensor(target.affine), spatial_size=target.shape)).float()
+
+
+def reorient(volume: Tensor, geometry: Geometry, axcodes: str = "RAS") -> tuple[Tensor, Geometry]:
+    """``volume`` (C, X, Y, Z) with its axes flipped and transposed towards ``axcodes``, exactly, and its new geometry.
+
+    Nothing is interpolated: an oblique volume stays oblique. Turning back is the same call with the old codes.
+    """
+    from nibabel import orientations
+
+    spatial_shape(volume)
+    if len(axcodes) != 3 or sorted({"L": "R", "P": "A", "I": "S"}.get(c, c) for c in axcodes) != ["A", "R", "S"]:
+        raise InvalidArgument(f"axcodes must name three axes such as 'RAS' or 'LIA', got {axcodes!r}")
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(geometry.affine), orientations.axcodes2ornt(tuple(axcodes))
+    )
+    affine = geometry.affine @ orientations.inv_ornt_aff(turn, geometry.shape)
+    # row i of `turn` says where input axis i goes, and whether it is flipped
+    flips = [i + 1 for i, (_, sign) in enumerate(turn) if sign < 0]
+    order = [int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3)]
+    turned = plain(volume).flip(flips).permute(0, *(i + 1 for i in order)).contiguous()
+    uids = geometry.source_uids
+    if uids:  # one file per slice along the last axis, or no longer
+        uids = () if order[2] != 2 else (uids[::-1] if 3 in flips else uids)
+    return turned, replace(geometry, affine=affine, shape=spatial_shape(turned), source_uids=uids)
 
 
 def plain(volume: Tensor) -> Tensor:

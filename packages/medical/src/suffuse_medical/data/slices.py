@@ -98,6 +98,11 @@ def axial_slices(items: Iterable[Mapping[str, Any]], geometry: Geometry = WORKIN
     return Slices(torch.stack(images), torch.stack(tissues), tuple(patients), tuple(positions), lesion)
 
 
+def cohort_slices(cohort: PhantomCohort) -> Slices:
+    """The axial slices of all pseudo-patients of a cohort, on its own grid."""
+    return axial_slices((cohort[i] for i in range(len(cohort))), cohort.geometry)
+
+
 def template_item(geometry: Geometry = WORKING_GRID) -> dict[str, Any]:
     """The undeformed template as one item, with the real T1 intensities."""
     template = load_template(geometry)

@@ -23,6 +23,9 @@ TISSUES = ("grey matter", "white matter", "cerebrospinal fluid")
 WORKING_GRID = Geometry.centred(shape=(56, 64, 48), spacing=3.0, centre=(0.0, -17.0, 12.0))
 """56 x 64 x 48 voxels of 3 mm around the brain: small enough for a CPU, and divisible by 8 for UNets."""
 
+COARSE_GRID = Geometry.centred(shape=(28, 32, 24), spacing=6.0, centre=(0.0, -17.0, 12.0))
+"""28 x 32 x 24 voxels of 6 mm: the brain at the size of MedMNIST, where exact posteriors are affordable."""
+
 HELD_OUT_SLAB = (9.0, 24.0)
 """Axial positions in mm, through the basal ganglia and ventricles, that nothing is fitted on."""
 
