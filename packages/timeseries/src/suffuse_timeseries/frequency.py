@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 from suffuse.errors import InvalidArgument
@@ -9,6 +10,7 @@ from suffuse.errors import InvalidArgument
 __all__ = ["lags_for", "normalize"]
 
 
+@functools.lru_cache(maxsize=64)
 def normalize(freq: str) -> str:
     """A period frequency in the spelling of pandas 2.2 and later (``H`` becomes ``h``, ``T`` becomes ``min``).
 

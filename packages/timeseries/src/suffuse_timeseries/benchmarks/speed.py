@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["speed"]
 
 CONTEXT, HORIZON, SCALE = 312, 48, 2.0
-STEPS = 10  # of the diffusion: the time of a forecast is that of a step times their number
+STEPS = 5  # of the diffusion: the time of a forecast is that of a step times their number
 
 
 @benchmark(
@@ -57,7 +57,7 @@ def speed(run: Run) -> None:
     try:
         for channels, batch in ((1, 64),) if run.quick else ((1, 64), (11, 64)):
             with run.stage(f"{channels} channels"):
-                compare(run, source, channels, batch, repetitions=5 if run.quick else 9)
+                compare(run, source, channels, batch, repetitions=3 if run.quick else 9)
     finally:
         torch.set_num_threads(threads)
 
@@ -77,7 +77,7 @@ def compare(run: Run, source: object, channels: int, batch: int, repetitions: in
         context_length=CONTEXT,
         prediction_length=HORIZON,
         lags_seq=list(range(1, channels)),
-        schedule=DiscreteBetas.linear(1e-4, 0.1, steps=STEPS).to_config(),
+        schedule=DiscreteBetas.linear(1e-4, 0.9, steps=STEPS).to_config(),
         backbone={"width": 64, "depth": 3, "state": 128},
         forecasting=vars(Forecasting("q", "ddpm", STEPS, SCALE)),
         condition_dropout=1.0,
