@@ -110,6 +110,23 @@ def test_the_kernel_stays_wide_under_autocast():
     assert y.dtype == torch.bfloat16 and s4d._kept[1].dtype == torch.complex64
 
 
+@pytest.mark.slow
+def test_the_compiled_network_is_the_network():
+    """Captured as one graph, forward and backward."""
+    net = trained_like(S4DBackbone(2, width=8, depth=2, state=8))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    x, level = torch.randn(3, 2, 12), torch.linspace(-1, 1, 3)
+    cond = Condition(maps={"values": torch.randn(3, 2, 12), "observed": torch.ones(3, 2, 12)})
+    outputs, gradients = [], []
+    for network in (net, compiled):
+        out = network(x, level, cond)
+        outputs.append(out)
+        gradients.append(torch.autograd.grad(out.square().sum(), list(net.parameters()), allow_unused=True))
+    torch.testing.assert_close(*outputs)
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def trained_like(backbone):
     """The head starts at zero; give it weights, so that outputs differ."""
     torch.manual_seed(1)

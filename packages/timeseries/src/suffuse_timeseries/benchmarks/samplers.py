@@ -96,7 +96,7 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, points in scores.items():
-        style = {"color": "black", "linewidth": 2} if name.startswith("ddpm") else {}
+        style: dict[str, Any] = {"color": "black", "linewidth": 2} if name.startswith("ddpm") else {}
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
     axes.set(xlabel="evaluations of the network", ylabel="CRPS", xscale="log")
     ticks = sorted({n for points in scores.values() for n, _ in points})

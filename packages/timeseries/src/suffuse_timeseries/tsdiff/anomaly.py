@@ -162,7 +162,7 @@ def blockwise(scorer: AnomalyScorer, network: TSDiffModule, y: Tensor, seen: Ten
 
 def crps(truth: Tensor, samples: Tensor) -> Tensor:
     """CRPS of ensembles (B, S, T) for what happened (B, T)."""
-    import scoringrules
+    import scoringrules  # type: ignore[import-untyped]
 
     score = scoringrules.crps_ensemble(truth.cpu().numpy(), samples.cpu().numpy(), m_axis=1)
     return torch.as_tensor(np.asarray(score), dtype=truth.dtype, device=truth.device)
