@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from suffuse import Denoiser
+
 __all__ = ["VARIABLE", "Official", "checkout"]
 
 VARIABLE = "SUFFUSE_TSDIFF_OFFICIAL"
@@ -96,6 +98,20 @@ class Official:
             init_skip=False,
         ).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+
+    def use(self, denoiser: Denoiser) -> None:
+        """Put a denoiser of (B, C, L) in the place of its network, to compare what is done with one."""
+        steps = self.model.timesteps
+
+        class Network(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.denoiser = denoiser
+
+            def forward(self, x: Tensor, t: Tensor, features: None = None) -> Tensor:
+                return self.denoiser.eps(x.mT, (int(t[0]) + 1) / steps).mT
+
+        self.model.backbone = Network()
 
     def train_step(self, windows: Tensor) -> None:
         """One step on windows (B, L, C): its loss, gradients clipped, Adam."""
