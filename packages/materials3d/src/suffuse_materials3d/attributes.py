@@ -126,10 +126,11 @@ class AttributeScaler(nn.Module):
         """
         return request_table(self.names, targets, n)
 
-    def nearest_feasible(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest_feasible(self, values: Tensor, tolerance: float = 0.25) -> tuple[Tensor, Tensor]:
         """The nearest means of training rows to requests (N, A), NaN where open; and how far each is, (N,).
 
-        Distances are in standard deviations of the data; 0 where the request is feasible.
+        Distances are in standard deviations of the data; a request within ``tolerance`` of the hull, which is that of a
+        sample, is feasible as it is: distance 0.
         """
         from scipy.optimize import nnls
 
@@ -153,7 +154,7 @@ class AttributeScaler(nn.Module):
                 found = points.T @ (weights / weights.sum())
                 done[key] = found * std[asked] + mean[asked], float(np.linalg.norm(found - wanted))
             found, far = done[key]
-            if far > 1e-3:
+            if far > tolerance:
                 answer[i, torch.from_numpy(asked)] = torch.from_numpy(found)
                 distance[i] = far
         return answer, distance

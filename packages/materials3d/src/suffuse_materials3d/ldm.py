@@ -203,10 +203,13 @@ class Latents(Dataset[Any]):
         cond: condition of N rows.
         periodic: per axis.
         seed: of forms and shifts.
+        optional: names that are left out together, half of the time.
     """
 
-    def __init__(self, z: Tensor, cond: Condition, periodic: Sequence[bool], seed: int = 0) -> None:
-        self.z, self.cond, self.periodic = z, cond, tuple(periodic)
+    def __init__(
+        self, z: Tensor, cond: Condition, periodic: Sequence[bool], seed: int = 0, optional: Sequence[str] = ()
+    ) -> None:
+        self.z, self.cond, self.periodic, self.optional = z, cond, tuple(periodic), tuple(optional)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -217,11 +220,12 @@ class Latents(Dataset[Any]):
             return int(torch.randint(n, (), generator=self.generator))
 
         z = self.z[row, below(self.z.shape[1])]
-        shifts = [
-            below(n) if p and axis < 2 else 0
-            for axis, (n, p) in enumerate(zip(z.shape[1:], self.periodic, strict=True))
-        ]
-        return z.roll(shifts, (1, 2, 3)).float(), self.cond[row]
+        shifts = [below(n) if p else 0 for n, p in zip(z.shape[1:3], self.periodic[:2], strict=True)]
+        cond = self.cond[row]
+        if self.optional and below(2):
+            nothing = {name: torch.zeros_like(cond.masks[name]) for name in self.optional}
+            cond = Condition(cond.tokens, masks={**cond.masks, **nothing})
+        return z.roll(shifts, (1, 2)).float(), cond
 
 
 def encode(
@@ -307,6 +311,7 @@ def train_denoiser(
     batch_size: int = 16,
     lr: float = 2e-3,
     cond_dropout: float = 0.1,
+    optional: Sequence[str] = (),
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -323,6 +328,7 @@ def train_denoiser(
         periodic: per axis.
         widths, blocks, patch: of ``PeriodicUNet``.
         cond_dropout: probability of leaving out each attribute.
+        optional: attributes (the process parameters) that are also left out together, half of the time.
         fit: further arguments of ``suffuse.training.fit``.
     """
     torch.manual_seed(seed)
@@ -335,8 +341,8 @@ def train_denoiser(
     if not math.isfinite(std):
         raise InvalidArgument("latents have NaN or infinite values; train the autoencoder again with a lower lr")
     denoiser = NetworkDenoiser(backbone, schedules.VPCosine(), "v_prediction", data_std=std)
-    data = Latents(z, scaler.condition(values), periodic, seed)
-    objective = training.DenoisingObjective(training.LogNormalKappa(-0.4, 1.4), "edm", cond_dropout, drop_per_name=True)
+    data = Latents(z, scaler.condition(values), periodic, seed, optional)
+    objective = training.DenoisingObjective(training.LogNormalKappa(0.0, 1.4), "edm", cond_dropout, drop_per_name=True)
     return training.fit(
         denoiser, data, steps=steps, batch_size=batch_size, lr=lr, objective=objective,
         ema_decay=0.995, out=out, metadata=metadata, seed=seed, accelerator=device, progress=progress, **fit,

@@ -1,4 +1,4 @@
-"""Surfaces of a phase, for printing, viewing and finite elements: marching cubes, then STL, GLB or PLY.
+"""Surfaces of a phase, for printing, viewing and finite elements: marching cubes, then STL, GLB, PLY or 3MF.
 
 Vertices are in the structure's unit of length, with the box from (0, 0, 0) to ``ms.size`` and voxel centres half a
 voxel inside. Where there is a continuous field its zero level is meshed, which is smoother than the voxels. Phases of a
@@ -8,13 +8,14 @@ structure are meshed apart, so that three phases leave small gaps where they mee
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from suffuse.errors import InvalidArgument, unknown
+from suffuse.errors import InvalidArgument, require, unknown
 
 from .microstructure import Microstructure
 
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MESH_SUFFIXES", "to_mesh", "to_scene", "write_mesh"]
 
-MESH_SUFFIXES = (".glb", ".ply", ".stl")
+MESH_SUFFIXES = (".glb", ".ply", ".stl", ".3mf")
 #: Colours of phases in a scene, RGBA.
 COLOURS = ((203, 213, 225, 255), (217, 119, 6, 255), (15, 118, 110, 255), (124, 58, 237, 255))
 
 
-def to_mesh(ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int = 0) -> trimesh.Trimesh:
+def to_mesh(
+    ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int = 0, decimate: float = 0.0
+) -> trimesh.Trimesh:
     """The surface of a phase.
 
     Args:
@@ -37,6 +40,8 @@ def to_mesh(ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int
         cap: close the surface where the phase meets the box, on the faces of the box; the mesh is then watertight and
             has the volume of the phase. Without it the surface ends there, and on periodic axes reaches its repetition.
         smooth: iterations of Taubin's filter, which keeps the volume; the steps of labels want about 10, a field none.
+            It lowers the area by some percent, so measure areas of the structure and not of the mesh.
+        decimate: share of the faces to take out, in [0, 1); the mesh is left as it is where that would tear it.
 
     Raises:
         InvalidArgument: when the phase is absent, or fills the box and there is no cap, so that it has no surface.
@@ -56,12 +61,27 @@ def to_mesh(ms: Microstructure, phase: int = 1, *, cap: bool = True, smooth: int
         values, level=0.0, spacing=ms.spacing, gradient_direction="ascent", allow_degenerate=False
     )
     mesh = trimesh.Trimesh(vertices + origin * np.asarray(ms.spacing), faces)
+    if decimate:
+        mesh = _decimated(mesh, decimate)
     if smooth:
         taubin: Any = trimesh.smoothing.filter_taubin
         taubin(mesh, iterations=smooth)
     mesh.units = ms.unit
     mesh.metadata.update(phase=phase, unit=ms.unit, spacing=list(ms.spacing))
     return mesh
+
+
+def _decimated(mesh: trimesh.Trimesh, share: float) -> trimesh.Trimesh:
+    if not 0 <= share < 1:
+        raise InvalidArgument(f"decimate must lie in [0, 1), got {share}")
+    require("fast_simplification", extra="io", package="suffuse-materials3d")
+    fewer: trimesh.Trimesh = mesh.simplify_quadric_decimation(percent=share)
+    if mesh.is_watertight and not fewer.is_watertight:
+        warnings.warn(
+            "decimation would open the mesh, so it was left as it is; ask for less", UserWarning, stacklevel=3
+        )
+        return mesh
+    return fewer
 
 
 def to_scene(ms: Microstructure, phases: tuple[int, ...] | None = None, *, smooth: int = 0) -> trimesh.Scene:
@@ -85,7 +105,7 @@ def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
 
     Args:
         mesh: what ``to_mesh`` or ``to_scene`` made.
-        path: ends in .glb, .stl or .ply.
+        path: ends in .glb, .stl, .ply or .3mf (the last needs the extra ``io``).
 
     Raises:
         InvalidArgument: for another ending, or an empty mesh.
@@ -95,6 +115,8 @@ def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
         raise unknown("mesh format", path.suffix or path.name, MESH_SUFFIXES)
     if mesh.is_empty:
         raise InvalidArgument("mesh is empty; there is nothing to write")
+    if path.suffix.lower() == ".3mf":
+        require("lxml", extra="io", package="suffuse-materials3d")
     path.parent.mkdir(parents=True, exist_ok=True)
     mesh.export(path)
     facts: dict[str, Any] = {"unit": mesh.metadata.get("unit", "voxel"), "extents": mesh.extents.tolist()}

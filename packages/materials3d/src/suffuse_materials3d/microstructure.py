@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,29 @@ class Microstructure:
     def mask(self, phase: int) -> NDArray[np.bool_]:
         """(X, Y, Z) bool, True where the voxel holds ``phase``."""
         return np.equal(self.labels, phase)
+
+    def plot(self, title: str = "") -> Any:
+        """A matplotlib figure: three slices through the middle, and the volume fractions along z."""
+        from .plots import sections
+
+        return sections(self, title)
+
+    def render(self, path: str | Path, **arguments: Any) -> Path:
+        """A lit 3-D picture as PNG; see ``plots.render``."""
+        from .plots import render
+
+        return render(self, path, **arguments)
+
+    def to_html(self, path: str | Path) -> Path:
+        """A page, complete in itself, with the phases as meshes that can be turned."""
+        from trimesh.viewer.notebook import scene_to_html
+
+        from .mesh import to_scene
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(scene_to_html(to_scene(self, smooth=0 if self.field is not None else 10)))
+        return path
 
     def with_attributes(self, **attributes: Any) -> Microstructure:
         """A copy with more facts attached."""

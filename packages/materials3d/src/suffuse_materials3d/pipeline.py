@@ -36,8 +36,8 @@ __all__ = ["MicrostructurePipeline"]
 Targets = Mapping[str, float | Sequence[float]] | float | Sequence[float] | None
 
 #: Latent cells that are sampled, and voxels that are decoded, in one piece; larger boxes go by windows and tiles.
-WHOLE_CELLS, WHOLE_VOXELS = 40**3, 2**21
-WINDOW, HALO, TILE = 24, 8, 16
+WHOLE_CELLS, WHOLE_VOXELS = 64**3, 2**21
+WINDOW, HALO, TILE = 48, 8, 16
 
 
 class FractionRequests:
@@ -121,6 +121,7 @@ class MicrostructurePipeline:
         spacing: Sequence[float] | None = None,
         unit: str | None = None,
         batch_size: int = 16,
+        window: int | None = None,
         progress: bool = False,
     ) -> Iterator[Microstructure]:
         """Draw structures and give each as soon as its batch is done.
@@ -143,6 +144,7 @@ class MicrostructurePipeline:
             measured: measure what was asked for, and keep it with the structure.
             spacing, unit: size of a voxel; by default of the training data.
             batch_size: structures at once.
+            window: sample by windows of so many latent cells an edge; by default whole boxes up to 64^3 cells.
             progress: show progress bars.
 
         Yields:
@@ -164,7 +166,7 @@ class MicrostructurePipeline:
         facts = self.model.facts
         spacing = tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0)))
         unit = unit or facts.get("unit", "voxel")
-        denoiser = self._denoiser(values, guidance_scale, guide, cells, periodic)
+        denoiser = self._denoiser(values, guidance_scale, guide, cells, periodic, window)
         sampler = sampler or DPMSolverPP(steps=steps, grid="time")
         batch_size = max(1, min(batch_size, 4 * WHOLE_CELLS // math.prod(cells)))
         device = self._device()
@@ -200,6 +202,7 @@ class MicrostructurePipeline:
         seed: int = 0,
         strict: bool = False,
         chunk: int = 64,
+        window: int | None = None,
         progress: bool = True,
     ) -> Path:
         """One structure of any size, decoded tile by tile into a zarr array of labels; needs the extra ``io``.
@@ -231,7 +234,7 @@ class MicrostructurePipeline:
             attributes={"seed": seed, **about},
         )
         z = DPMSolverPP(steps=steps, grid="time")(
-            self._denoiser(values, guidance_scale, None, cells, periodic),
+            self._denoiser(values, guidance_scale, None, cells, periodic, window),
             (1, codec.latent_channels, *cells),
             cond=self.model.scaler.condition(values).to(self._device()),
             generator=generators([seed * 1_000_003]),
@@ -328,13 +331,15 @@ class MicrostructurePipeline:
         guide: Callable[[Denoiser], Denoiser] | None,
         cells: Sequence[int],
         periodic: Sequence[bool],
+        window: int | None,
     ) -> Denoiser:
         denoiser = self.model.denoiser
         own = self.model.autoencoder.periodic
         wraps = tuple(p or has for p, has in zip(periodic, own, strict=True))
-        if math.prod(cells) > WHOLE_CELLS or wraps != tuple(own):
+        if window is not None or math.prod(cells) > WHOLE_CELLS or wraps != tuple(own):
             multiple = getattr(getattr(denoiser, "backbone", None), "factor", 1)
-            denoiser = Windowed(denoiser, (WINDOW,) * 3, HALO, wraps, multiple)
+            window = WINDOW if window is None else window
+            denoiser = Windowed(denoiser, (window,) * 3, min(HALO, max(window // 2, 1)), wraps, multiple)
         if guide is not None:
             return guide(denoiser)
         return ClassifierFree(denoiser, guidance_scale) if bool(values.isfinite().any()) else denoiser

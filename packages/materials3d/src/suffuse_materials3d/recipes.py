@@ -1,14 +1,18 @@
-"""What can be trained: structures of a requested volume fraction."""
+"""What can be trained: voxel diffusion of a volume fraction, and latent diffusion of any attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 from suffuse.recipes import Recipe, recipe
 
-__all__ = ["RECIPES", "sample", "volume_fraction"]
+if TYPE_CHECKING:
+    from .data import Volumes
+
+__all__ = ["PRESETS", "RECIPES", "ldm", "sample", "sample_ldm", "volume_fraction"]
 
 NAME = "materials3d/volume-fraction"
 
@@ -153,4 +157,216 @@ def volume_fraction(
     return Path(out)
 
 
-RECIPES: tuple[Recipe, ...] = (volume_fraction,)
+# --- conditional latent diffusion -------------------------------------------------------------------------------
+
+#: Sizes of all stages by name: "cpu" takes minutes on one core, "gpu" an hour on one GPU; "smoke" shows that it runs.
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "shape": (16, 16, 8), "trajectories": 12, "snapshots": 2, "latent_channels": 2, "autoencoder_widths": (8, 8),
+        "autoencoder_steps": 10, "predictor_steps": 10, "widths": (8, 12), "blocks": 1, "steps": 10, "batch_size": 4,
+        "autoencoder_batch": 4, "forms": 1,
+    },
+    "quick": {
+        "shape": (16, 16, 16), "trajectories": 96, "snapshots": 4, "latent_channels": 4, "autoencoder_widths": (24, 32),
+        "autoencoder_steps": 300, "predictor_steps": 150, "widths": (24, 48), "blocks": 1, "steps": 350,
+        "batch_size": 16, "autoencoder_batch": 4, "forms": 2,
+    },
+    "cpu": {
+        "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
+        "autoencoder_widths": (32, 64), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (48, 96),
+        "blocks": 1, "steps": 1100, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+    },
+    "gpu": {
+        "shape": (128, 128, 64), "trajectories": 3000, "snapshots": 4, "latent_channels": 4,
+        "autoencoder_widths": (64, 128, 256), "autoencoder_steps": 10_000, "predictor_steps": 5000,
+        "widths": (128, 256, 512), "blocks": 2, "steps": 40_000, "batch_size": 64, "autoencoder_batch": 8, "forms": 2,
+    },
+}  # fmt: skip
+
+#: What can be asked of two and of three phases, besides the process parameters.
+CONDITIONS: dict[int, tuple[str, ...]] = {2: ("vf_1", "drel_1"), 3: ("vf_0", "vf_2", "drel_0", "drel_1")}
+
+
+def sample_ldm(
+    checkpoint: Path,
+    *,
+    out: Path = Path("samples"),
+    targets: dict[str, float] | None = None,
+    n: int = 4,
+    shape: Sequence[int] = (),
+    steps: int = 15,
+    guidance_scale: float = 1.0,
+    strict: bool = False,
+    format: str = "tif",
+    mesh: str = "glb",
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Path]:
+    """Draw structures of requested attributes; each is written, as volume and as mesh, as soon as it is done.
+
+    Args:
+        checkpoint: folder that training wrote.
+        out: folder of the files.
+        targets: attribute and value, for any of those that were trained: '{"vf_1": 0.45, "drel_1": 0.2}'.
+        n: structures.
+        shape: voxels; empty is the shape of the training volumes, larger is possible.
+        steps: evaluations of the network, by DPM-Solver++.
+        guidance_scale: 1 follows the data.
+        strict: refuse a request that the data do not have, instead of making the nearest one.
+        format: of the volumes, an ending that ``write_volume`` knows.
+        mesh: glb, stl, ply or 3mf; empty for none.
+        seed: of the noise.
+        device: cpu, cuda, or auto.
+    """
+    from suffuse.bench.runner import resolve_device
+
+    from .io import SUFFIXES, write_volume
+    from .mesh import MESH_SUFFIXES, to_scene, write_mesh
+    from .pipeline import MicrostructurePipeline
+
+    if f".{format}" not in SUFFIXES:
+        raise InvalidArgument(f"format must be one of {[s[1:] for s in SUFFIXES]}, got {format!r}")
+    if mesh and f".{mesh}" not in MESH_SUFFIXES:
+        raise InvalidArgument(f"mesh must be one of {[s[1:] for s in MESH_SUFFIXES]}, got {mesh!r}")
+    pipeline = MicrostructurePipeline.from_pretrained(checkpoint, device=resolve_device(device))
+    stream = pipeline.stream(
+        targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale, strict=strict, seed=seed,
+        progress=True,
+    )  # fmt: skip
+    written = []
+    for i, ms in enumerate(stream):
+        stem = Path(out) / f"structure-{i:03d}"
+        written.append(write_volume(ms, stem.with_name(f"{stem.name}.{format}")))
+        if mesh:
+            smooth = 0 if ms.field is not None else 10
+            written.append(write_mesh(to_scene(ms, smooth=smooth), stem.with_name(f"{stem.name}.{mesh}")))
+    return written
+
+
+@recipe("materials3d/ldm", sample=sample_ldm)
+def ldm(
+    *,
+    dataset: str = "cahn-hilliard",
+    preset: str = "cpu",
+    attributes: Sequence[str] = (),
+    patch: Sequence[int] = (32, 32, 32),
+    held_out: float = 0.2,
+    boundary: str = "periodic",
+    workers: int = 0,
+    out: Path = Path("runs/materials3d/ldm"),
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Conditional latent diffusion of two or three phases: simulate or read, measure, and train the three stages.
+
+    What was finished before an interruption is not done again.
+
+    Args:
+        dataset: a simulated system (cahn-hilliard, flory-huggins, flory-huggins-three, ternary), a folder of HDF5 files
+            of volumes, or the file of one large volume, which is cut into patches.
+        preset: smoke, quick, cpu or gpu: the sizes of everything.
+        attributes: what can be asked for; by default volume fractions, D_rel, and the process parameters there are.
+        patch: voxels of a patch of a large volume.
+        held_out: share of the simulations (or of the length of a large volume) that is not trained on.
+        boundary: of simulations: periodic, or film.
+        workers: processes that simulate; 0 is one per core.
+        out: folder of the checkpoint, the simulated data and the logs.
+        seed: of simulations, split, weights, data order and noise.
+        device: cpu, cuda, or auto.
+        progress: show progress bars.
+    """
+    from suffuse.bench.runner import resolve_device
+
+    from .attributes import AttributeScaler
+    from .ldm import MicrostructureLDM, accuracy, encode, train_autoencoder, train_denoiser, train_predictor
+
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    sizes, device, out = PRESETS[preset], resolve_device(device), Path(out)
+    train, test, facts = _volumes(
+        dataset, sizes, tuple(attributes), tuple(patch), held_out, boundary, workers, out, seed, device, progress
+    )
+    common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+    film = facts.get("boundary") == "film"
+    autoencoder = train_autoencoder(
+        train, latent_channels=sizes["latent_channels"], widths=sizes["autoencoder_widths"],
+        steps=sizes["autoencoder_steps"], batch_size=sizes["autoencoder_batch"], film=film,
+        out=out / "autoencoder", **common,
+    ).to(device)  # fmt: skip
+    facts["voxel_accuracy"] = accuracy(autoencoder, test)
+    z = encode(autoencoder, train, forms=sizes["forms"], progress=progress)
+    asked, process = tuple(facts["attributes"]), tuple(facts["process"])
+    predicted = (*asked, *(p for p in process if p not in asked))
+    predictor, predicted_scaler = train_predictor(
+        z, train.table(predicted), predicted, periodic=train.periodic, trajectory=train.trajectory,
+        steps=sizes["predictor_steps"], batch_size=sizes["batch_size"], out=out / "predictor", **common,
+    )  # fmt: skip
+    scaler = AttributeScaler(asked).fit(train.table(asked), seed)
+    denoiser = train_denoiser(
+        z, scaler, train.table(asked), periodic=train.periodic, widths=sizes["widths"], blocks=sizes["blocks"],
+        steps=sizes["steps"], batch_size=sizes["batch_size"], optional=[p for p in process if p in asked], out=out,
+        **common,
+    )  # fmt: skip
+    model = MicrostructureLDM(denoiser, autoencoder.cpu(), scaler, predictor, predicted_scaler, train.shape, facts)
+    return model.save(out, {"recipe": "materials3d/ldm", "dataset": Path(dataset).name, "preset": preset})
+
+
+def _volumes(
+    dataset: str,
+    sizes: dict[str, Any],
+    attributes: tuple[str, ...],
+    patch: tuple[int, ...],
+    held_out: float,
+    boundary: str,
+    workers: int,
+    out: Path,
+    seed: int,
+    device: str,
+    progress: bool,
+) -> tuple[Volumes, Volumes, dict[str, Any]]:
+    """(train, held out, facts) of a simulated system, a folder of volumes, or one large volume."""
+    from .data import SYSTEMS, cut_tomogram, read_volumes, simulate_dataset
+    from .descriptors import DESCRIPTORS
+    from .io import read_volume
+
+    path, process = Path(dataset), ()
+    if dataset in SYSTEMS:
+        system = SYSTEMS[dataset]
+        process = system.parameters
+        measured = attributes or CONDITIONS[system.phases]
+        folder = simulate_dataset(
+            out / "data", dataset, trajectories=sizes["trajectories"], shape=sizes["shape"],
+            snapshots=sizes["snapshots"], descriptors=[a for a in measured if a not in process], boundary=boundary,
+            seed=seed, workers=workers or None, device=device, progress=progress,
+        )  # fmt: skip
+        train, test = read_volumes(folder).split(held_out, seed)
+    elif path.is_dir() or path.suffix in (".h5", ".hdf5"):
+        volumes = read_volumes(path)
+        measured = attributes or CONDITIONS.get(volumes.phases, ())
+        volumes = volumes.measured([a for a in measured if a in DESCRIPTORS])
+        known = {name for s in SYSTEMS.values() for name in s.parameters}
+        process = tuple(k for k in volumes.attributes if k in known)
+        train, test = volumes.split(held_out, seed)
+    elif path.is_file():
+        structure = read_volume(path)
+        measured = attributes or CONDITIONS.get(int(structure.labels.max()) + 1, ())
+        cut = cut_tomogram(structure, patch, held_out=held_out, descriptors=measured)
+        train, test = cut.train, cut.held_out
+    else:
+        raise unknown("dataset", dataset, SYSTEMS)
+    asked = attributes or (*measured, *process)
+    facts = {
+        "attributes": list(asked),
+        "process": list(process),
+        "spacing": list(train.spacing),
+        "unit": train.unit,
+        "boundary": boundary if dataset in SYSTEMS else "periodic" if train.periodic[2] else "open",
+        "volumes": len(train),
+        "held_out": held_out,
+        "split_seed": seed,
+    }
+    return train, test, facts
+
+
+RECIPES: tuple[Recipe, ...] = (volume_fraction, ldm)
