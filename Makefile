@@ -48,7 +48,7 @@ $(INSTALLED): constraints.txt $(MANIFESTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e 'packages/core[bench,diffusers,monai,tensorboard]' \
-		-e packages/medical -e packages/timeseries -e 'packages/rl_planning[search]' -e 'packages/materials3d[io,measure,peers]' \
+		-e 'packages/medical[dicom]' -e packages/timeseries -e 'packages/rl_planning[search]' -e 'packages/materials3d[io,measure,peers]' \
 		-e packages/graphs \
 		build hatchling mypy pytest pytest-cov ruff
 	@# graspologic carries the connectome that graphs learns from; its own dependencies are not needed

@@ -130,7 +130,7 @@ def predict(
     """
     check_images(images)
     check_samples(n)
-    family = NOISES[noise or getattr(denoiser, "noise", "white")]
+    family = NOISES[noise or str(getattr(denoiser, "noise", "white"))]
     start = _time(denoiser, level)
     device = next((p.device for p in (*denoiser.parameters(), *denoiser.buffers())), images.device)
 
@@ -220,7 +220,8 @@ def evaluate(
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     _check_maps(maps, lesion, brain, patients)
-    names, results = np.array(patients), {"AP": [], "AUROC": [], "prevalence": []}  # type: dict[str, list[float]]
+    names = np.array(patients)
+    results: dict[str, list[float]] = {"AP": [], "AUROC": [], "prevalence": []}
     if threshold is not None:
         results["Dice"] = []
     for name in sorted(set(patients)):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,7 +217,7 @@ def kspace_mask(
         raise InvalidArgument(
             f"need acceleration >= 1 and 0 < centre_fraction <= 1 / acceleration, got {acceleration}, {centre_fraction}"
         )
-    draw = classes[kind]([centre_fraction], [acceleration], spatial_dims=2, is_complex=True)
+    draw: Any = classes[kind]([centre_fraction], [acceleration], spatial_dims=2, is_complex=True)
     seed = int(torch.randint(2**31, (), generator=generator))
     draw.set_random_state(seed=seed)
     draw(np.zeros((1, *shape, 2), dtype=np.float32))

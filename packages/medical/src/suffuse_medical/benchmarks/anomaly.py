@@ -149,12 +149,12 @@ def _score(
     from suffuse_medical.data import COARSE_GRID
 
     assert test.lesion is not None and val.lesion is not None and healthy.lesion is not None
-    found = {}
+    found, lesion = {}, val.lesion
     for method, of in methods.items():
         levelled = "noise, " in method or method.startswith("counter")
         maps = {level: of(val.image, level) for level in (LEVELS if levelled else LEVELS[:1])}
         level = max(
-            maps, key=lambda k: task.evaluate(maps[k], val.lesion, val.brain, val.patient)["AP"].mean()
+            maps, key=lambda k: task.evaluate(maps[k], lesion, val.brain, val.patient)["AP"].mean()
         )  # fmt: skip
         on_healthy = of(healthy.image, level)
         threshold = task.best_threshold(

@@ -87,7 +87,7 @@ def reconstruction(run: Run) -> None:
                 out=run.out / "model",
             ).to(run.device)  # fmt: skip
 
-    shape = tuple(train.image.shape[-2:])
+    shape = COARSE_GRID.shape[0], COARSE_GRID.shape[1]
     for acceleration in size.accelerations:
         operator = MaskedFourier(kspace_mask(shape, acceleration, 0.32 / acceleration, generator=generator))
 

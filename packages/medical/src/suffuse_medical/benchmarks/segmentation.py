@@ -181,7 +181,8 @@ def _hippocampus(run: Run, size: Size, folder: Path) -> None:
     schema = LabelSchema(["background", "anterior", "posterior"])
     with run.stage("hippocampus: data"):
         volumes = VolumeFolder(folder / "imagesTr", folder / "labelsTr")
-        listed = [{"patient_id": name, "index": i} for i, name in enumerate(volumes.names[: size.volumes])]
+        names = volumes.names[: size.volumes]
+        listed: list[dict[str, Any]] = [{"patient_id": name, "index": i} for i, name in enumerate(names)]
         sides = group_split(listed, {"train": 0.75, "test": 0.25}, seed=run.seed)
         train, test = (_coronal([volumes[item["index"]] for item in sides[side]]) for side in ("train", "test"))
     options: dict[str, Any] = {"steps": size.steps, "seed": run.seed, "device": run.device}

@@ -51,7 +51,7 @@ class LabelSchema:
             known_labels = dict(zip(self.names, self.values, strict=True))
             raise InvalidArgument(f"mask has labels {listed} that are none of {known_labels}")
         order = known.argsort()
-        return order[torch.searchsorted(known[order], mask.long())]
+        return order[torch.searchsorted(known[order], mask.long().contiguous())]
 
     def one_hot(self, mask: Tensor) -> Tensor:
         """Stored numbers (N, 1, *spatial) to (N, C, *spatial) of 0 and 1."""

@@ -1,0 +1,138 @@
+"""Datasets in files, and volumes turned about their axes."""
+
+import numpy as np
+import pytest
+import torch
+
+from suffuse.errors import InvalidArgument
+from suffuse_medical.data import (
+    Geometry,
+    MedMNIST,
+    PictureFolder,
+    VolumeFolder,
+    group_split,
+    read_nifti,
+    reorient,
+    stack,
+    write_nifti,
+)
+
+
+def test_reorienting_keeps_every_voxel_where_it_lies(geometry):
+    """RAS, LAS, LIA and oblique, to every kind of axes and back."""
+    volume = torch.arange(int(np.prod(geometry.shape)), dtype=torch.float32).reshape(1, *geometry.shape)
+    for codes in ("RAS", "LPS", "LIA", "SAR"):
+        turned, where = reorient(volume, geometry, codes)
+        assert where.axcodes == codes and where.shape == tuple(turned.shape[1:])
+        assert sorted(where.spacing) == pytest.approx(sorted(geometry.spacing))
+        for value in (0, 7, 333, volume.numel() - 1):
+            here, there = ((v[0] == value).nonzero()[0].numpy() for v in (volume, turned))
+            np.testing.assert_allclose(geometry.world(here), where.world(there), atol=1e-4)
+        back, again = reorient(turned, where, geometry.axcodes)
+        torch.testing.assert_close(back, volume)
+        assert again.isclose(geometry)
+    with pytest.raises(InvalidArgument, match="axcodes"):
+        reorient(volume, geometry, "RRS")
+
+
+def test_sources_follow_their_slices():
+    geometry = Geometry(np.eye(4), (2, 3, 4), source_uids=("a", "b", "c", "d"))
+    assert reorient(torch.zeros(1, 2, 3, 4), geometry, "RAI")[1].source_uids == ("d", "c", "b", "a")
+    assert reorient(torch.zeros(1, 2, 3, 4), geometry, "SAR")[1].source_uids == ()
+    assert geometry.slab(1, 3).source_uids == ("b", "c")
+    with pytest.raises(InvalidArgument, match="source_uids"):
+        Geometry(np.eye(4), (2, 3, 4), source_uids=("a",))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two volumes, one RAS and one LAS, with labels."""
+    for name, sign in (("first", 1), ("second", -1)):
+        geometry = Geometry(np.diag([sign * 2.0, 2.0, 3.0, 1.0]), (4, 5, 6), dtype="int16")
+        volume = torch.zeros(1, 4, 5, 6)
+        volume[0, 0 if sign > 0 else 3] = 100  # the patient's left
+        write_nifti(tmp_path / "images" / f"{name}.nii.gz", volume, geometry)
+        write_nifti(tmp_path / "labels" / f"{name}.nii.gz", (volume > 0).float(), geometry.stored_as("uint8"))
+    return tmp_path
+
+
+def test_volumes_come_in_one_orientation_with_their_labels(folder):
+    data = VolumeFolder(folder / "images", folder / "labels")
+    assert len(data) == 2 and data.names == ["first", "second"]
+    for item in data:
+        assert item["geometry"].axcodes == "RAS" and item["geometry"].dtype == "int16"
+        assert bool((torch.as_tensor(item["image"])[0, 0] == 100).all())  # left is left
+        torch.testing.assert_close(torch.as_tensor(item["label"]), (torch.as_tensor(item["image"]) > 0).float())
+        assert item["patient_id"] == item["study_id"]
+    assert stack(data).shape == (2, 1, 4, 5, 6)
+    sides = group_split([data[0], data[1]], {"train": 0.5, "test": 0.5})
+    assert len(sides["train"]) == len(sides["test"]) == 1
+
+
+def test_bad_folders_are_named(folder):
+    with pytest.raises(InvalidArgument, match="mixed orientations"):
+        VolumeFolder(folder / "images", orientation=None)
+    with pytest.raises(InvalidArgument, match=r"\.nii"):
+        VolumeFolder(folder / "nowhere")
+    (folder / "labels" / "second.nii.gz").unlink()
+    with pytest.raises(InvalidArgument, match="lacks 1 of 2"):
+        VolumeFolder(folder / "images", folder / "labels")
+    _, geometry = read_nifti(folder / "images" / "first.nii.gz")
+    shifted = geometry.affine + np.array([[0, 0, 0, 5.0], [0] * 4, [0] * 4, [0] * 4])
+    for name in ("first", "second"):
+        write_nifti(folder / "labels" / f"{name}.nii.gz", torch.zeros(4, 5, 6), Geometry(shifted, (4, 5, 6)))
+    with pytest.raises(InvalidArgument, match="another grid"):
+        VolumeFolder(folder / "images", folder / "labels")[0]
+
+
+def test_medmnist_archives(tmp_path):
+    g = np.random.default_rng(0)
+    arrays = {}
+    for split, n in (("train", 4), ("val", 2), ("test", 3)):
+        arrays[f"{split}_images"] = g.integers(0, 256, (n, 28, 28, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = g.integers(0, 5, (n, 1), dtype=np.uint8)
+    np.savez(tmp_path / "colourmnist.npz", **arrays)
+    data = MedMNIST(tmp_path / "colourmnist.npz", "test")
+    assert len(data) == 3 and data[0]["image"].shape == (3, 28, 28) and data[2]["study_id"] == "colourmnist-test-00002"
+    assert float(data[0]["image"].max()) <= 1
+    np.testing.assert_array_equal(np.round(255 * data[1]["image"].permute(1, 2, 0).numpy()), arrays["test_images"][1])
+    with pytest.raises(InvalidArgument, match="patient_id"):  # nobody knows which images are of one patient
+        group_split([data[0], data[1]], {"train": 0.5, "test": 0.5})
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    for path, split, match in (
+        (tmp_path / "other.npz", "train", "no MedMNIST"),
+        (tmp_path / "nowhere.npz", "train", "not a file"),
+        (tmp_path / "colourmnist.npz", "all", "split"),
+    ):
+        with pytest.raises(InvalidArgument, match=match):
+            MedMNIST(path, split)
+
+
+def test_pictures_with_masks(tmp_path):
+    from PIL import Image
+
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
+    ids = np.arange(16, dtype=np.uint16).reshape(4, 4) * 100
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    Image.fromarray(ids).save(tmp_path / "labels" / "a.tif")
+    item = PictureFolder(tmp_path / "images", tmp_path / "labels")[0]
+    np.testing.assert_allclose(item["image"].permute(1, 2, 0).numpy() * 255, pixels, atol=1e-4)
+    np.testing.assert_array_equal(item["label"][0].numpy(), ids)
+    assert "patient_id" not in item
+    (tmp_path / "images" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InvalidArgument, match="no mask"):
+        PictureFolder(tmp_path / "images", tmp_path / "labels")
+    with pytest.raises(InvalidArgument, match="readable"):
+        PictureFolder(tmp_path / "images")[1]
+
+
+@pytest.mark.data
+def test_the_real_sets_can_be_read(suffuse_data):
+    root = suffuse_data / "medical"
+    hippocampus = VolumeFolder(root / "Task04_Hippocampus" / "imagesTr", root / "Task04_Hippocampus" / "labelsTr")
+    assert len(hippocampus) == 260 and set(torch.as_tensor(hippocampus[0]["label"]).unique().tolist()) == {0, 1, 2}
+    assert len(MedMNIST(root / "medmnist" / "pneumoniamnist.npz", "test")) == 624
+    nuclei = root / "dsb2018_nuclei" / "fluorescence"
+    assert int(PictureFolder(nuclei / "images", nuclei / "labels")[0]["label"].max()) > 1
