@@ -2,5 +2,7 @@
 
 from .accuracy import accuracy
 from .signal_imputation import signal_imputation
+from .synthetic import synthetic
+from .theory import theory
 
-BENCHMARKS = (accuracy, signal_imputation)
+BENCHMARKS = (accuracy, signal_imputation, synthetic, theory)
