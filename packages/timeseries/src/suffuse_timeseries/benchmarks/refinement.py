@@ -32,6 +32,8 @@ BASES = (*POINT, "ridge-residuals")
 REFINERS = {f"{method}-{regulariser}": (method, regulariser) for method in ("lmc", "ml") for regulariser in ("ms", "q")}
 #: On a CPU, test series that are refined and sample paths of each.
 SERIES, SAMPLES = 40, 16
+#: The deep base of the quick profile.
+QUICK_RIVAL = {"rivals": ("deepar",), "rival_steps": 100}
 
 
 @benchmark(
@@ -48,7 +50,7 @@ def refinement(run: Run) -> None:
     store = Store(run)
     for task in tasks(run)[: 1 if run.quick else None]:
         if run.quick:
-            task = dataclasses.replace(task, rivals=("deepar",), rival_steps=100, samples=SAMPLES)
+            task = dataclasses.replace(task, samples=SAMPLES, **QUICK_RIVAL)  # type: ignore[arg-type]
         with quiet():
             compare(run, store, task)
 

@@ -27,6 +27,8 @@ __all__ = ["synthesis"]
 REAL = "real windows (reference)"
 #: Windows of each kind: on a GPU the paper's number, on a CPU, and in the quick profile.
 WINDOWS = {"gpu": 10_000, "cpu": 2_000, "quick": 1_000}
+#: The deep downstream model of the quick profile.
+QUICK_RIVAL = {"rivals": ("deepar",), "rival_steps": 100}
 
 
 @benchmark(
@@ -46,7 +48,7 @@ def synthesis(run: Run) -> None:
     store = Store(run)
     for task in tasks(run)[: 1 if run.quick else None]:
         if run.quick:
-            task = dataclasses.replace(task, rivals=("deepar",), rival_steps=100)
+            task = dataclasses.replace(task, **QUICK_RIVAL)  # type: ignore[arg-type]
         with quiet():
             compare(run, store, task)
 
