@@ -171,5 +171,8 @@ def plot(whole: list[np.ndarray], masks: list[np.ndarray], paths: list[np.ndarra
         axes.plot(steps, np.where(mask, middle, np.nan), color="C0", linewidth=1.4, label="median")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-    figure.axes[0].legend(fontsize=7, frameon=False, ncols=4, loc="upper left")
+    figure.axes[-1].set_xlabel("step of the window", fontsize=8)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, ncols=4, loc="outside upper left"
+    )
     return figure

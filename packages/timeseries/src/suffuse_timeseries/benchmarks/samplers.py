@@ -96,8 +96,10 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, points in scores.items():
-        style: dict[str, Any] = {"color": "black", "linewidth": 2} if name.startswith("ddpm") else {}
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
+        style: dict[str, Any] = {"marker": "o"}
+        if name.startswith("ddpm"):
+            style = {"color": "black", "linewidth": 2, "marker": "o" if name == "ddpm" else "x"}
+        axes.plot(*zip(*points, strict=True), markersize=5, label=name, **style)
     axes.set(xlabel="evaluations of the network", ylabel="CRPS", xscale="log")
     ticks = sorted({n for points in scores.values() for n, _ in points})
     axes.set_xticks(ticks, [str(n) for n in ticks])
