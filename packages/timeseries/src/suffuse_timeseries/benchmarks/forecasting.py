@@ -85,8 +85,8 @@ def compare(run: Run, store: Store, task: Task) -> None:
 
     if task.dataset in CHECK and task.series is None:
         found, known = (f"{value:.5f}" for value in (crps["seasonal-naive"], CHECK[task.dataset]))
-        run.note(f"{task.dataset}: seasonal naive has CRPS {found}, and {'that is' if found == known else 'it should be'} "
-                 f"its known {known}.")  # fmt: skip
+        verdict = "that is" if found == known else "it should be"
+        run.note(f"{task.dataset}: seasonal naive has CRPS {found}, and {verdict} its known {known}.")
     for ours, other in (("tsdiff-q", "seasonal-naive"), ("tsdiff-q", "tsdiff-ms")):
         verdict = "is" if crps[ours] < crps[other] else "is not"
         run.note(f"{task.dataset}: {ours} {verdict} better than {other} (CRPS {crps[ours]:.4f} and {crps[other]:.4f}).")

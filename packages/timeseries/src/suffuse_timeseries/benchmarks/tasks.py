@@ -149,8 +149,8 @@ class Loaded:
 
 #: Small networks on the bundled series.
 QUICK = (
-    Task("elnino", steps=400),
-    Task("co2", steps=400),
+    Task("elnino", steps=400, samples=25),
+    Task("co2", steps=400, samples=25),
 )
 
 #: The paper's network, and the training of its repository's later version (100 epochs), on a GPU.
