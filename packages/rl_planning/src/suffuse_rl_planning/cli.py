@@ -14,7 +14,7 @@ from suffuse.errors import InvalidArgument, SuffuseError
 
 
 def collect(
-    dataset: str = "suffuse/halfcheetah/cpg-v0",
+    dataset: str,
     *,
     env_id: str = "HalfCheetah-v5",
     episodes: int = 400,

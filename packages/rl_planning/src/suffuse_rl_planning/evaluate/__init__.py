@@ -1,7 +1,7 @@
 """How well a request was met, by judges that are not the model that chose the plan."""
 
 from .covering import Covering, cover
-from .matching import Judgement, MeasureMap, Tests, draw_tests, judge, measured_errors, run_tests, start_states
+from .matching import Judgement, MeasureMap, MatchingTests, draw_tests, judge, measured_errors, run_tests, start_states
 from .switching import SCHEDULES, Switching, switch
 from .tracking import Tracking, latency, nearest_controller, repeat, summary, targets, track
 
@@ -11,7 +11,7 @@ __all__ = [
     "Judgement",
     "MeasureMap",
     "Switching",
-    "Tests",
+    "MatchingTests",
     "Tracking",
     "cover",
     "draw_tests",

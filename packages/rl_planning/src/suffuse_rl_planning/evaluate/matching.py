@@ -35,7 +35,7 @@ SEGMENTS = ("first", "mean", "best-of-3")
 
 
 @dataclass(frozen=True)
-class Tests:
+class MatchingTests:
     """n requests and where they start.
 
     Attributes:
@@ -71,7 +71,7 @@ def start_states(episodes: Episodes, n: int, *, seed: int) -> tuple[Array, Array
 
 def draw_tests(
     attributes: Attributes, episodes: Episodes, *, n: int = 100, law: str = "uniform", length: int = 50, seed: int = 0
-) -> Tests:
+) -> MatchingTests:
     """Requests and starts.
 
     Args:
@@ -96,11 +96,11 @@ def draw_tests(
     mask = generator.random((n, k)) < 0.5
     while (empty := ~mask.any(1)).any():
         mask[empty] = generator.random((int(empty.sum()), k)) < 0.5
-    return Tests(attributes.names, targets, mask, start_states(episodes, n, seed=seed + 2), law)
+    return MatchingTests(attributes.names, targets, mask, start_states(episodes, n, seed=seed + 2), law)
 
 
 def run_tests(
-    policy: Policy, tests: Tests, *, env_id: str, segment: int = 50, segments: int = 3, seed: int = 0
+    policy: Policy, tests: MatchingTests, *, env_id: str, segment: int = 50, segments: int = 3, seed: int = 0
 ) -> Rollout:
     """What a policy does in all tests at once."""
     if isinstance(policy, Commanded) and policy.scales:
@@ -132,7 +132,7 @@ def complete(result: Rollout, segments: int) -> Array:
     return cast(Array, result.length[:, None] >= segment * (1 + np.arange(segments)))
 
 
-def judge(result: Rollout, tests: Tests, attributes: Attributes, *, segments: int = 3) -> Judgement:
+def judge(result: Rollout, tests: MatchingTests, attributes: Attributes, *, segments: int = 3) -> Judgement:
     """By an attribute model, whose scale says what strengths of 0 and 1 are."""
     if attributes.names != tests.attributes:
         raise InvalidArgument(f"the judge knows {attributes.names}, the tests ask for {tests.attributes}")
@@ -204,7 +204,7 @@ def measures(result: Rollout, names: tuple[str, ...], segments: int = 3) -> dict
 
 
 def measured_errors(
-    result: Rollout, tests: Tests, maps: Mapping[str, MeasureMap], *, segments: int = 3
+    result: Rollout, tests: MatchingTests, maps: Mapping[str, MeasureMap], *, segments: int = 3
 ) -> tuple[Judgement, dict[str, Any]]:
     """By physical measure.
 

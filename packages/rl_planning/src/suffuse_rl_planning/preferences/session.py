@@ -76,7 +76,7 @@ def prepare(
     ]
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, 1])  # another stream than that of the stretches
     first = stretches(episodes, 2 * n, length, seed=seed)
     for i, step in enumerate(first):
         pictures, _ = render.frames(episodes.env_id, episodes.states[0][step : step + length : every], backend=backend)

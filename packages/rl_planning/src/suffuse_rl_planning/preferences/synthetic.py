@@ -65,7 +65,7 @@ def label(
             f"noise_rate must lie in [0, 1], margin and temperature must not be negative, got {noise_rate}, {margin}, "
             f"{temperature}"
         )
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng([seed, 1])  # another stream than that of the stretches
     first = stretches(episodes, 2 * n, length, seed=seed)
     pref = np.zeros((n, len(names)), int)
     for k, name in enumerate(names):
