@@ -30,8 +30,8 @@ __all__ = ["refinement"]
 POINT = ("seasonal-naive", "ridge")
 BASES = (*POINT, "ridge-residuals")
 REFINERS = {f"{method}-{regulariser}": (method, regulariser) for method in ("lmc", "ml") for regulariser in ("ms", "q")}
-#: On a CPU, test series that are refined and sample paths of each.
-SERIES, SAMPLES = 40, 16
+#: On a CPU, test series that are refined, sample paths of each, and deep bases.
+SERIES, SAMPLES, DEEP = 24, 12, 1
 #: The deep base of the quick profile.
 QUICK_RIVAL = {"rivals": ("deepar",), "rival_steps": 100}
 
@@ -50,16 +50,18 @@ def refinement(run: Run) -> None:
     store = Store(run)
     for task in tasks(run)[: 1 if run.quick else None]:
         if run.quick:
-            task = dataclasses.replace(task, samples=SAMPLES, **QUICK_RIVAL)  # type: ignore[arg-type]
+            task = dataclasses.replace(task, samples=16, **QUICK_RIVAL)  # type: ignore[arg-type]
         with quiet():
             compare(run, store, task)
 
 
 def compare(run: Run, store: Store, task: Task) -> None:
     """All bases of one dataset."""
+    if cpu := not run.device.startswith("cuda"):
+        task = dataclasses.replace(task, rivals=task.rivals[:DEEP])
     loaded = task.load(run)
     part, samples = list(range(len(loaded.test))), task.samples
-    if not run.device.startswith("cuda"):
+    if cpu:
         count, samples = min(SERIES, len(part)), min(SAMPLES, samples)
         part = [i * len(part) // count for i in range(count)]
     name = task.dataset if len(part) == len(loaded.test) else f"{task.dataset}[{len(part)} series]"

@@ -27,8 +27,8 @@ __all__ = ["synthesis"]
 REAL = "real windows (reference)"
 #: Windows of each kind: on a GPU the paper's number, on a CPU, and in the quick profile.
 WINDOWS = {"gpu": 10_000, "cpu": 2_000, "quick": 1_000}
-#: The deep downstream model of the quick profile.
-QUICK_RIVAL = {"rivals": ("deepar",), "rival_steps": 100}
+#: The deep downstream models of the quick profile.
+QUICK_RIVAL = {"rivals": ("deepar", "patchtst"), "rival_steps": 100}
 
 
 @benchmark(
@@ -103,19 +103,14 @@ def trained(loaded: Loaded, downstream: str, windows: np.ndarray) -> float:
     from ..synthesis import linear_predictive_score, train_on_synthetic_test_on_real
     from .store import seed
 
-    task, scaling = loaded.task, loaded.preset.scaling
+    task = loaded.task
+    scaling: Any = loaded.preset.scaling
     if downstream == "ridge":
-        return linear_predictive_score(windows, loaded.test, loaded.horizon, scaling)  # type: ignore[arg-type]
+        return linear_predictive_score(windows, loaded.test, loaded.horizon, scaling)
     seed(loaded.run.seed)
     estimator = BASELINES[downstream](dataclasses.replace(loaded.problem(task.rival_steps), scaled=False))
-    return train_on_synthetic_test_on_real(
-        estimator,
-        windows,
-        loaded.test,
-        loaded.horizon,
-        scaling,
-        task.samples,  # type: ignore[arg-type]
-    )["CRPS"]
+    scores = train_on_synthetic_test_on_real(estimator, windows, loaded.test, loaded.horizon, scaling, task.samples)
+    return scores["CRPS"]
 
 
 def plot(windows: dict[str, np.ndarray], context: int, columns: int = 5) -> Figure:
