@@ -49,7 +49,7 @@ $(INSTALLED): constraints.txt $(MANIFESTS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-e 'packages/core[bench,diffusers,monai,tensorboard]' \
 		-e 'packages/medical[dicom]' -e packages/timeseries -e 'packages/rl_planning[search]' -e 'packages/materials3d[io,measure,peers]' \
-		-e packages/graphs \
+		-e 'packages/graphs[ode,search]' \
 		build hatchling mypy pytest pytest-cov ruff
 	@# graspologic carries the connectome that graphs learns from; its own dependencies are not needed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps graspologic

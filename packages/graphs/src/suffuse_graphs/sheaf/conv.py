@@ -129,7 +129,7 @@ class SheafConv(MessagePassing):
         if self.right is not None:
             X = self.right(X)
         if not self.explain:
-            return laplacian @ X
+            return laplacian.matvec(X)
         # PyG's explainers hook into messages: the same operator with its sum over neighbours by `propagate`
         z, graph, (D, _, T) = laplacian.normalize(X), laplacian.sheaf.graph, laplacian.blocks()
         moved = self.propagate(graph.edge_index, z=z, transport=T, graph=graph, size=(len(X), len(X)))

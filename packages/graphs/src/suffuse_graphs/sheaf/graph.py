@@ -59,12 +59,14 @@ class SheafGraph:
         edge_index: (2, 2E) source and target of every directed entry; k and reverse[k] are the two ends of an edge.
         reverse: (2E,) the entry of the opposite direction.
         origin: (M,) the undirected edge 0..E-1 of every entry of the given `edge_index`, or E for a self-loop.
+        degree: (n,) number of neighbours.
         num_nodes: n.
     """
 
     edge_index: Tensor
     reverse: Tensor
     origin: Tensor
+    degree: Tensor
     num_nodes: int
     _patterns: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
     _incidences: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
@@ -89,11 +91,6 @@ class SheafGraph:
     def at_source(self) -> Tensor:
         """(2E,) the edge ends in the order of their sources."""
         return self.reverse[self.at_target]
-
-    @cached_property
-    def degree(self) -> Tensor:
-        """(n,) number of neighbours."""
-        return torch.bincount(self.edge_index[0], minlength=self.num_nodes)
 
     @cached_property
     def ptr(self) -> Tensor:
@@ -175,18 +172,23 @@ def csr_usable(x: Tensor) -> bool:
 _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-@torch.compiler.disable
 def sheaf_graph(edge_index: Any, num_nodes: int | None = None) -> SheafGraph:
     """The undirected simple graph of a PyG `edge_index`, remembered while that tensor lives unchanged.
 
     Args:
-        edge_index: (2, M) integer tensor, `EdgeIndex`, sparse adjacency tensor, or a `SheafGraph` (returned as it is).
+        edge_index: (2, M) integer tensor, `EdgeIndex`, sparse adjacency tensor, or a `SheafGraph` (returned as it is;
+            with it, models compile without a break).
         num_nodes: n; by default the largest index + 1.
     """
-    if isinstance(edge_index, SheafGraph):
-        if num_nodes not in (None, edge_index.num_nodes):
-            raise InvalidArgument(f"edge_index is a graph of {edge_index.num_nodes} nodes, but x has {num_nodes} rows")
-        return edge_index
+    if not isinstance(edge_index, SheafGraph):
+        return _known(edge_index, num_nodes)
+    if num_nodes is not None and num_nodes != edge_index.num_nodes:
+        raise InvalidArgument(f"edge_index is a graph of {edge_index.num_nodes} nodes, but x has {num_nodes} rows")
+    return edge_index
+
+
+@torch.compiler.disable
+def _known(edge_index: Any, num_nodes: int | None) -> SheafGraph:
     if is_sparse(edge_index) and num_nodes is None:
         num_nodes = edge_index.size(0)
     stamp = (edge_index._version, num_nodes) if isinstance(edge_index, Tensor) else None
@@ -198,10 +200,9 @@ def sheaf_graph(edge_index: Any, num_nodes: int | None = None) -> SheafGraph:
     return graph
 
 
-@torch.compiler.disable
 def end_weights(edge_index: Any, edge_weight: Tensor | None, graph: SheafGraph) -> Tensor | None:
     """(2E,) weights of the edge ends: the given ones (M,), else those that a sparse adjacency holds, else None."""
-    if edge_weight is None and is_sparse(edge_index):
+    if edge_weight is None and not isinstance(edge_index, SheafGraph) and is_sparse(edge_index):
         edge_weight = to_edge_index(edge_index)[1]
     if edge_weight is None:
         return None
@@ -212,7 +213,8 @@ def end_weights(edge_index: Any, edge_weight: Tensor | None, graph: SheafGraph) 
         raise InvalidArgument(
             f"edge_weight must hold one number per entry of edge_index, ({given},), got {tuple(edge_weight.shape)}"
         )
-    if edge_weight.device.type == "cpu" and not bool((edge_weight >= 0).all() & edge_weight.isfinite().all()):
+    looked_at = edge_weight.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and not bool((edge_weight >= 0).all() & edge_weight.isfinite().all()):
         raise InvalidArgument("edge_weight must be finite and not negative: it scales the energy of an edge")
     return graph.spread(edge_weight)
 
@@ -240,4 +242,5 @@ def _build(edge_index: Tensor, num_nodes: int | None) -> SheafGraph:
     ends = torch.stack([pairs // n, pairs % n])
     edge = torch.arange(pairs.numel(), device=index.device)
     reverse = torch.cat([edge + pairs.numel(), edge])
-    return SheafGraph(torch.cat([ends, ends.flip(0)], dim=1), reverse, origin, n)
+    degree = torch.bincount(ends.reshape(-1), minlength=n)
+    return SheafGraph(torch.cat([ends, ends.flip(0)], dim=1), reverse, origin, degree, n)

@@ -22,8 +22,6 @@ follow the official code.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -90,10 +88,6 @@ class SheafLearner(nn.Module):
             if lin is not None:
                 lin.reset_parameters()
 
-    @cached_property
-    def _split(self) -> list[int]:
-        return [0 if lin is None else lin.out_features for lin in (self.lin, self.lin_weight)]
-
     def forward(
         self, x: Tensor, graph: SheafGraph, edge_weight: Tensor | None = None, base: Sheaf | None = None
     ) -> Sheaf:
@@ -135,5 +129,6 @@ class SheafLearner(nn.Module):
         # in full precision from here on: half precision would spoil the inverse square root of the degree
         precise = torch.promote_types(p.dtype, torch.float32)
         numbers = at_ends(p.to(precise), q.to(precise), graph)
-        maps, half = numbers.split(self._split, dim=1)
+        sizes = [0 if lin is None else lin.out_features for lin in (self.lin, self.lin_weight)]
+        maps, half = numbers.split(sizes, dim=1)
         return (None if self.lin is None else maps), (None if self.lin_weight is None else half)

@@ -133,7 +133,7 @@ class _Blocks(Function):
         ctx: Any, maps: Tensor, weight: Tensor | None, graph: SheafGraph, degree: bool
     ) -> tuple[Tensor, Tensor]:
         F = edges_last(maps)
-        ctx.save_for_backward(F, weight)
+        ctx.save_for_backward(maps, weight)
         ctx.graph, ctx.degree = graph, degree
         F_u, F_v = F.chunk(2)
         T = product(F_v, F_u)
@@ -145,9 +145,10 @@ class _Blocks(Function):
 
     @staticmethod
     def backward(ctx: Any, g_T: Tensor, g_S: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        F, weight = ctx.saved_tensors
+        maps, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _again(ctx, F, weight, g_T, g_S)
+            return _again(ctx, maps, weight, g_T, g_S)
+        F = edges_last(maps)
         F_u, F_v = F.chunk(2)
         mT = (lambda a: a) if F.dim() == 2 else (lambda a: a.mT)
         g_T, grad = edges_last(g_T), torch.empty_like(F)

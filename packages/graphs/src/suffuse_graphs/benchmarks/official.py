@@ -1,0 +1,106 @@
+"""The paper's own code as a peer: github.com/twitter-research/neural-sheaf-diffusion (Apache-2.0), from a checkout.
+
+It imports three compiled packages that have no wheels for recent torch; where one is missing, the function that is
+needed of it is replaced by the same computation in plain torch:
+
+    torch_sparse.spmm             gather, multiply, scatter_add (which is what the package does, too)
+    torch_scatter.scatter_add     Tensor.scatter_add_
+    torch_householder             torch.linalg.householder_product
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLASSES = {
+    "orthogonal": "DiscreteBundleSheafDiffusion",
+    "general": "DiscreteGeneralSheafDiffusion",
+    "diagonal": "DiscreteDiagSheafDiffusion",
+}
+
+
+def official(
+    checkout: Path,
+    maps: str,
+    edge_index: Tensor,
+    num_nodes: int,
+    in_channels: int,
+    out_channels: int,
+    *,
+    stalk_dim: int,
+    width: int,
+    layers: int,
+    low_pass: bool = False,
+    high_pass: bool = False,
+) -> nn.Module:
+    """A model of the official code with its defaults, no dropout, and the given shape: x (n, in) -> log-probabilities.
+
+    Args:
+        checkout: folder of the repository.
+        maps: "orthogonal", "general" or "diagonal".
+        edge_index: (2, 2E), both directions, no self-loops.
+        width: channels f per row of the stalk.
+    """
+    _stand_in("torch_sparse", spmm=_spmm)
+    _stand_in("torch_scatter", scatter_add=_scatter_add)
+    _stand_in("torch_householder", torch_householder_orgqr=_orgqr)
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    from models import disc_models  # type: ignore[import-not-found]
+
+    args = {
+        "d": stalk_dim, "add_lp": low_pass, "add_hp": high_pass, "hidden_channels": width, "layers": layers,
+        "device": edge_index.device, "graph_size": num_nodes, "input_dim": in_channels, "output_dim": out_channels,
+        "normalised": True, "deg_normalised": False, "linear": False, "input_dropout": 0.0, "dropout": 0.0,
+        "left_weights": True, "right_weights": True, "sparse_learner": False, "use_act": True, "sheaf_act": "tanh",
+        "second_linear": False, "orth": "householder", "edge_weights": True, "max_t": 1.0,
+    }  # fmt: skip
+    return getattr(disc_models, CLASSES[maps])(edge_index, args).to(edge_index.device)
+
+
+@torch.no_grad()
+def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
+    """Give `NeuralSheafDiffusion` the weights of an official model."""
+    state, target = theirs.state_dict(), ours.state_dict()
+    for name in target:
+        if name.startswith("convs."):
+            layer, part = name.split(".", 2)[1:]
+            source = {
+                "epsilon": f"epsilons.{layer}",
+                "left.weight": f"lin_left_weights.{layer}.weight",
+                "right.weight": f"lin_right_weights.{layer}.weight",
+                "learner.lin.weight": f"sheaf_learners.{layer}.linear1.weight",
+                "learner.lin_weight.weight": f"weight_learners.{layer}.linear1.weight",
+            }[part]
+        else:
+            source = name.replace("encoder", "lin1").replace("decoder", "lin2")
+        target[name].copy_(state[source].view_as(target[name]))
+
+
+def _stand_in(name: str, **functions: Any) -> None:
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        vars(module).update(functions)
+        sys.modules[name] = module
+
+
+def _spmm(index: Tensor, value: Tensor, rows: int, columns: int, x: Tensor) -> Tensor:
+    row, col = index
+    messages = x.index_select(0, col) * value.unsqueeze(-1)
+    return x.new_zeros(rows, x.size(1)).scatter_add_(0, row.unsqueeze(-1).expand_as(messages), messages)
+
+
+def _scatter_add(src: Tensor, index: Tensor, dim: int, dim_size: int) -> Tensor:
+    index = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
+    return src.new_zeros(dim_size, *src.shape[1:]).scatter_add_(dim, index, src)
+
+
+def _orgqr(A: Tensor) -> Tensor:
+    return torch.linalg.householder_product(A, 2 / A.tril().square().sum(-2))
