@@ -99,6 +99,8 @@ def test_a_kernel_that_learns_is_never_kept_and_a_frozen_one_is():
     s4d(u).sum().backward()
     assert s4d._kept is None and s4d.c.grad.abs().max() > 0
     s4d.requires_grad_(False)
+    with torch.inference_mode():
+        s4d(u)
     (gradient,) = torch.autograd.grad(s4d(u).sum(), u)
     assert s4d._kept is not None and gradient.abs().min() > 0
 
@@ -108,6 +110,16 @@ def test_the_kernel_stays_wide_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         y = s4d(torch.randn(1, 4, 30, dtype=torch.bfloat16))
     assert y.dtype == torch.bfloat16 and s4d._kept[1].dtype == torch.complex64
+
+
+def test_the_backbone_under_autocast():
+    net = trained_like(S4DBackbone(1, width=8, depth=2, state=8))
+    x, level = torch.randn(3, 1, 12), torch.zeros(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = net(x, level)
+    rough.float().square().sum().backward()
+    torch.testing.assert_close(rough.float(), net(x, level), rtol=0.1, atol=0.1)
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
 @pytest.mark.slow

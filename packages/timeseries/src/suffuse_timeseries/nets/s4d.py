@@ -102,7 +102,8 @@ class S4D(nn.Module):
         parameters = (self.log_dt, self.log_decay, self.frequency, self.c, self.d)
         key = (length, *((p.data_ptr(), p._version, p.device, p.dtype) for p in parameters))
         if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._spectrum(length))
+            with torch.inference_mode(False), torch.no_grad():  # what is kept may meet a gradient later
+                self._kept = (key, self._spectrum(length))
         return self._kept[1]
 
     def _spectrum(self, length: int) -> Tensor:

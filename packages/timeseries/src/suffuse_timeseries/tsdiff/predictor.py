@@ -60,7 +60,7 @@ class TSDiffPredictor(PyTorchPredictor):
     def using(self, **changes: Any) -> "TSDiffPredictor":
         """The same weights asked in another way: any fields of ``Forecasting``, such as method, sampler, steps.
 
-        predictor.using(method="q", guidance_scale=4.0, sampler="DDPM", steps=100)
+        predictor.using(method="q", guidance_scale=4.0, sampler="ddpm", steps=100)
         """
         network = copy.copy(self.prediction_net)
         if unknown := set(changes) - {field.name for field in dataclasses.fields(Forecasting)}:
