@@ -9,7 +9,7 @@ from suffuse import Condition, NetworkDenoiser, exact, hub, samplers, schedules
 from suffuse.errors import InvalidArgument
 from suffuse_graphs import GraphSignalNet, SheafGaussianDenoiser, SheafLaplacian, load_signals
 from suffuse_graphs.data.signals import GraphSignals, observation, random_masks
-from suffuse_graphs.exact import chebyshev_solve
+from suffuse_graphs.exact import bayes_error, chebyshev_solve, filter_error
 from suffuse_graphs.imputation import diffusion, full_precision, gaussian, smoother_precision
 from suffuse_graphs.metrics import crps
 from suffuse_graphs.sheaf import Sheaf
@@ -61,6 +61,21 @@ def test_learned_transport_beats_any_filter_of_the_plain_graph():
              {"sheaf": twisted(x, t), "graph": smooth(x, t), "none": shrinkage}.items()}  # fmt: skip
     assert error["sheaf"] < 0.85 * error["none"]
     assert error["graph"] > 0.98 * error["none"]
+
+
+def test_the_ideal_denoiser_is_a_filter_of_the_sheaf_laplacian_and_of_no_other():
+    """Polynomials of the sheaf Laplacian come to the Bayes error; those of the plain graph stay at shrinkage."""
+    graph = random_graph(60, 240, torch.Generator().manual_seed(0))
+    sign = torch.randn(60, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sign()
+    twisted = SheafLaplacian(Sheaf(graph, sign[graph.edge_index[0]], orthogonal=True), "symmetric")
+    plain = SheafLaplacian(Sheaf(graph, torch.ones_like(twisted.sheaf.maps), orthogonal=True), "symmetric")
+    S = SheafGaussianDenoiser(twisted, schedules.VPCosine(), 0.1, 0.02).covariance()
+    for noise in (0.5, 1.0, 2.0):
+        ideal, nothing = bayes_error(S, noise), filter_error(plain.dense(), S, noise, 0)
+        errors = [filter_error(twisted.dense(), S, noise, degree) for degree in (1, 2, 5, 20)]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] == pytest.approx(ideal, rel=1e-6)
+        assert filter_error(plain.dense(), S, noise, 10) > nothing - 0.25 * (nothing - ideal)
 
 
 def test_chebyshev_iteration_reaches_its_tolerance():
@@ -124,7 +139,7 @@ def test_bundled_signals_are_standardised_and_split():
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "nodes"), [("los-loop", 207), ("chickenpox", 20)])
+@pytest.mark.parametrize(("name", "nodes"), [("los-loop", 207), ("montevideo", 675), ("chickenpox", 20)])
 def test_signals_from_files(name, nodes):
     signals = load_signals(name)
     assert signals.num_nodes == nodes

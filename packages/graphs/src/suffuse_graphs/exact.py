@@ -76,6 +76,32 @@ class SheafGaussianDenoiser(Denoiser):
         return self.variance * torch.linalg.inv(dense + self.kappa * torch.eye(d * n, dtype=dense.dtype))
 
 
+def bayes_error(covariance: Tensor, noise: float) -> float:
+    """Smallest mean squared error per number of x ~ N(0, covariance) seen as x + noise eps."""
+    values = torch.linalg.eigvalsh(covariance.double())
+    return float((values * noise**2 / (values + noise**2)).mean())
+
+
+def filter_error(L: Tensor, covariance: Tensor, noise: float, degree: int) -> float:
+    """Smallest mean squared error per number that any p(L) y, p a polynomial, reaches in the place of the denoiser.
+
+    In the eigenbasis of L (n, n) this is least squares for p at the eigenvalues, weighted by the power of y:
+
+        E ||p(L) y - x||^2 = sum_i (a_i p_i^2 - 2 b_i p_i) + tr S,   b = diag(U^T S U),   a = b + noise^2.
+
+    Degree 0 is shrinkage that knows no graph; what no degree mends is what L does not know about S.
+    """
+    values, U = torch.linalg.eigh(L.double())
+    S = covariance.double()
+    b = ((U.mT @ S) * U.mT).sum(1)
+    a = b + noise**2
+    middle, half = (values[0] + values[-1]) / 2, ((values[-1] - values[0]) / 2).clamp_min(1e-12)
+    angle = ((values - middle) / half).clamp(-1, 1).arccos()
+    V = torch.cos(angle[:, None] * torch.arange(degree + 1))  # Chebyshev polynomials: a basis that stays well posed
+    p = V @ torch.linalg.lstsq(a.sqrt()[:, None] * V, (b / a.sqrt())[:, None], driver="gelsd").solution[:, 0]
+    return float(((a * p - 2 * b) * p).sum() + S.trace()) / len(S)
+
+
 def chebyshev_solve(A: Callable[[Tensor], Tensor], b: Tensor, low: Scalar, high: Scalar, iterations: int) -> Tensor:
     """x with A x = b for a symmetric A whose eigenvalues lie in [low, high]; low and high may differ per column of b.
 

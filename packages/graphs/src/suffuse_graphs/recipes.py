@@ -299,7 +299,7 @@ def train_signal_imputation(
     """A diffusion model of signals on a graph that fills in the nodes that were not observed.
 
     Args:
-        dataset: digits (pixels); with SUFFUSE_DATA also los-loop (traffic), chickenpox.
+        dataset: digits (pixels); with SUFFUSE_DATA also los-loop (traffic), montevideo (buses), chickenpox.
         conv: diagonal, orthogonal, general or identity sheaf layers, or gcn.
         out: folder of the checkpoint and logs.
         steps: optimiser steps.

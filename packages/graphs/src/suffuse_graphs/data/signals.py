@@ -4,6 +4,8 @@
     los-loop    speeds in mph of 207 loop detectors on the freeways of Los Angeles, one week of March 2012 in steps of
                 5 minutes; edges between detectors that are close on the road (files of SUFFUSE_DATA; gaps were filled
                 by linear interpolation at the source)
+    montevideo  passengers per hour at 675 bus stops of Montevideo over 31 days, as log(1 + passengers); edges between
+                stops that follow each other on a line (SUFFUSE_DATA)
     chickenpox  weekly cases (standardised at the source) in the 20 counties of Hungary, 2005-2015; edges between
                 adjacent counties (SUFFUSE_DATA)
 
@@ -14,19 +16,20 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.utils import grid
+from torch_geometric.utils import grid, to_undirected
 
 from suffuse import Condition
 from suffuse.data import data_root
 from suffuse.errors import InvalidArgument, unknown
 
-DATASETS = ("digits", "los-loop", "chickenpox")
+DATASETS = ("digits", "los-loop", "montevideo", "chickenpox")
 
 
 @dataclass(frozen=True)
@@ -74,21 +77,21 @@ def load_signals(name: str, root: Path | None = None) -> GraphSignals:
     """Signals by name.
 
     Args:
-        name: "digits", "los-loop" or "chickenpox".
-        root: folder with `timeseries/` for the last two; by default that of SUFFUSE_DATA.
+        name: "digits", "los-loop", "montevideo" or "chickenpox".
+        root: folder with `timeseries/` for all but digits; by default that of SUFFUSE_DATA.
     """
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     if name in BUNDLED:
         return BUNDLED[name]()
     root = data_root() if root is None else root
-    files = {"los-loop": "los_loop", "chickenpox": "pyg_temporal"}
-    if root is None or not (root / "timeseries" / files[name]).is_dir():
+    folder, file, read = FILES[name]
+    if root is None or not (root / "timeseries" / folder / file).is_file():
         raise InvalidArgument(
-            f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with timeseries/{files[name]}; "
+            f"dataset {name!r} needs files: set SUFFUSE_DATA to a folder with timeseries/{folder}/{file}; "
             "'digits' needs none"
         )
-    return (_los_loop if name == "los-loop" else _chickenpox)(root / "timeseries" / files[name])
+    return read(root / "timeseries" / folder)
 
 
 def _digits() -> GraphSignals:
@@ -126,6 +129,18 @@ def _chickenpox(folder: Path) -> GraphSignals:
     return _signals("chickenpox", edge_index, None, cases, 400, "standardised cases", layout)
 
 
+def _montevideo(folder: Path) -> GraphSignals:
+    with gzip.open(folder / "montevideo_bus.json.gz") as file:
+        raw = json.load(file)
+    stops = {stop["bus_stop"]: i for i, stop in enumerate(raw["nodes"])}
+    links = torch.tensor([[stops[link[end]] for end in ("source", "target")] for link in raw["links"]]).T
+    edge_index = to_undirected(links[:, links[0] != links[1]])
+    passengers = torch.tensor([stop["y"] for stop in raw["nodes"]], dtype=torch.float32).T
+    place = torch.tensor([[stop["lon"], stop["lat"]] for stop in raw["nodes"]], dtype=torch.float64)
+    place = ((place - place.mean(0)) / place.std()).float()
+    return _signals("montevideo", edge_index, None, passengers.log1p(), 558, "log(1 + passengers)", place)
+
+
 def _signals(
     name: str,
     edge_index: Tensor,
@@ -155,6 +170,12 @@ def spectral_layout(adjacency: Tensor) -> Tensor:
 
 
 BUNDLED = {"digits": _digits}
+#: name -> (folder below `timeseries/` of SUFFUSE_DATA, a file there, reader of the folder)
+FILES: dict[str, tuple[str, str, Callable[[Path], GraphSignals]]] = {
+    "los-loop": ("los_loop", "los_speed.csv.gz", _los_loop),
+    "montevideo": ("pyg_temporal", "montevideo_bus.json.gz", _montevideo),
+    "chickenpox": ("pyg_temporal", "chickenpox.json.gz", _chickenpox),
+}
 
 
 def random_masks(n: int, num_nodes: int, observed: float | tuple[float, float], generator: torch.Generator) -> Tensor:
