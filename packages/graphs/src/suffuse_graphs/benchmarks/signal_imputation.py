@@ -126,13 +126,13 @@ def exact_case(run: Run, n: int = 120, edges: int = 480, kappa: float = 0.02) ->
         run.row(dataset=dataset, method=method, metric="squared error", value=value, better="lower",
                 setting={"noise": noise})  # fmt: skip
 
-    levels = (0.5, 1.0, 2.0)
+    levels, graph_filter, sheaf_filter = (0.5, 1.0, 2.0), plain.dense(), twisted.dense()
     for noise in levels:
         row("ideal denoiser (floor)", noise, bayes_error(S, noise))
-        row("best shrinkage, no graph", noise, filter_error(plain.dense(), S, noise, 0))
-        row("best filter of the graph, degree 10", noise, filter_error(plain.dense(), S, noise, 10))
+        row("best shrinkage, no graph", noise, filter_error(graph_filter, S, noise, 0))
+        row("best filter of the graph, degree 10", noise, filter_error(graph_filter, S, noise, 10))
         for degree in (2, 5):
-            row(f"best filter of the sheaf, degree {degree}", noise, filter_error(twisted.dense(), S, noise, degree))
+            row(f"best filter of the sheaf, degree {degree}", noise, filter_error(sheaf_filter, S, noise, degree))
     if run.quick:
         return
     draw = lambda count: torch.randn(count, n, dtype=torch.float64, generator=g) @ torch.linalg.cholesky(S).T  # noqa: E731
@@ -162,8 +162,8 @@ def train_field(x: Tensor, edge_index: Tensor, conv: str, run: Run) -> NetworkDe
         edge_index.tolist(), x.size(-1), conv=conv, hidden=size["hidden"], depth=size["depth"], stalk_dim=4
     )
     return training.fit(
-        NetworkDenoiser(net, schedules.VPCosine()), x, steps=size["steps"], batch_size=size["batch_size"], lr=5e-3, ema_decay=0.99,
-        seed=run.seed, accelerator=run.device, progress=False,
+        NetworkDenoiser(net, schedules.VPCosine()), x, steps=size["steps"], batch_size=size["batch_size"], lr=5e-3,
+        ema_decay=0.99, seed=run.seed, accelerator=run.device, progress=False,
     )  # fmt: skip
 
 
