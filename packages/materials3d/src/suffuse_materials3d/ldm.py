@@ -157,10 +157,12 @@ def train_autoencoder(
         objective=objective or AutoencoderObjective(film=film), ema_decay=0.99, out=out, seed=seed,
         accelerator=device, progress=progress, **fit,
     )  # fmt: skip
+    where = "cuda" if device in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     with torch.no_grad():
         chosen = torch.randperm(len(volumes), generator=torch.Generator().manual_seed(seed))[:256]
-        latents = torch.cat([model.encode(part)[0] for part in volumes.labels[chosen].split(16)])
-    model.calibrate(latents)
+        model.to(where)
+        latents = [model.encode(part.to(where))[0].cpu() for part in volumes.labels[chosen].split(16)]
+    model.cpu().calibrate(torch.cat(latents))
     if out is not None:
         hub.save(model, out)
     return model

@@ -131,7 +131,7 @@ def interface_area(ms: Microstructure, phase: int = 1) -> float:
     crossings = 0.0
     for step, length, weight in zip(steps, lengths, share, strict=True):
         crossings += weight * _crossing_rate(mask, step, ms.periodic) / length
-    return 2 * crossings
+    return float(2 * crossings)
 
 
 def _crossing_rate(mask: NDArray[np.bool_], step: NDArray[np.int_], periodic: Sequence[bool]) -> float:

@@ -167,9 +167,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "autoencoder_batch": 4, "forms": 1,
     },
     "quick": {
-        "shape": (16, 16, 16), "trajectories": 96, "snapshots": 4, "latent_channels": 4, "autoencoder_widths": (24, 32),
-        "autoencoder_steps": 300, "predictor_steps": 150, "widths": (24, 48), "blocks": 1, "steps": 350,
-        "batch_size": 16, "autoencoder_batch": 4, "forms": 2,
+        "shape": (16, 16, 16), "trajectories": 112, "snapshots": 4, "latent_channels": 4,
+        "autoencoder_widths": (24, 48), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (32, 64),
+        "blocks": 1, "steps": 900, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
@@ -288,11 +288,12 @@ def ldm(
         dataset, sizes, tuple(attributes), tuple(patch), held_out, boundary, workers, out, seed, device, progress
     )
     common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+    precision = "bf16-mixed" if device.startswith("cuda") else "32-true"
     film = facts.get("boundary") == "film"
     autoencoder = train_autoencoder(
         train, latent_channels=sizes["latent_channels"], widths=sizes["autoencoder_widths"],
         steps=sizes["autoencoder_steps"], batch_size=sizes["autoencoder_batch"], film=film,
-        out=out / "autoencoder", **common,
+        out=out / "autoencoder", precision=precision, **common,
     ).to(device)  # fmt: skip
     facts["voxel_accuracy"] = accuracy(autoencoder, test)
     z = encode(autoencoder, train, forms=sizes["forms"], progress=progress)
@@ -306,7 +307,7 @@ def ldm(
     denoiser = train_denoiser(
         z, scaler, train.table(asked), periodic=train.periodic, widths=sizes["widths"], blocks=sizes["blocks"],
         steps=sizes["steps"], batch_size=sizes["batch_size"], optional=[p for p in process if p in asked], out=out,
-        **common,
+        precision=precision, **common,
     )  # fmt: skip
     model = MicrostructureLDM(denoiser, autoencoder.cpu(), scaler, predictor, predicted_scaler, train.shape, facts)
     return model.save(out, {"recipe": "materials3d/ldm", "dataset": Path(dataset).name, "preset": preset})

@@ -217,7 +217,7 @@ class AutoencoderObjective:
         from ..data.volumes import symmetries
 
         def below(n: int) -> int:
-            return int(torch.randint(n, (), generator=generator, device=x.device if generator is None else None))
+            return int(torch.randint(n, (), generator=generator, device=x.device))
 
         shifts = [below(n) if p and not (self.film and axis == 2) else 0
                   for axis, (n, p) in enumerate(zip(x.shape[1:], periodic, strict=True))]  # fmt: skip
