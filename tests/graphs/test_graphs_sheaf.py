@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 from torch_geometric.utils import to_undirected
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, MissingExtra
 from suffuse_graphs import NeuralSheafDiffusion, SheafConv, SheafLaplacian
-from suffuse_graphs.sheaf import Sheaf, sheaf_graph
+from suffuse_graphs.sheaf import ContinuousSheafDiffusion, Sheaf, SheafAttentionConv, connection_sheaf, sheaf_graph
+from suffuse_graphs.sheaf.connection import frames
 from suffuse_graphs.sheaf.laplacian import NORMALIZATIONS, InverseSqrt
-from suffuse_graphs.sheaf.maps import MAPS, cayley, householder
+from suffuse_graphs.sheaf.maps import MAPS
+from suffuse_graphs.sheaf.orthogonal import ORTHOGONAL, householder
 from suffuse_graphs.sheaf.theory import flat_sheaf, random_graph, random_orthogonal, random_sheaf
 
 KINDS = ("diagonal", "orthogonal", "general")
@@ -55,19 +58,18 @@ def dense_laplacian(sheaf: Sheaf, normalization: str) -> Tensor:
 # --- the operator is the definition -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("fixed", [(), (-1,), (1,), (-1, 1)])
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_operator_equals_the_dense_construction(kind, d, fixed, weighted, normalization):
-    sheaf = replace(random_sheaf(random_graph(7, 11), d, kind, weighted=weighted), fixed=fixed)
-    laplacian, expected = SheafLaplacian(sheaf, normalization), dense_laplacian(sheaf, normalization)
-    assert torch.allclose(laplacian.dense(), expected, atol=1e-10)
-    assert torch.allclose(laplacian.sparse().to_dense(), expected, atol=1e-10)
-    x = torch.randn(7, sheaf.stalk_dim, 4, dtype=torch.float64)
-    assert torch.allclose(laplacian.energy(x), (x * (laplacian @ x)).sum())
-    assert torch.allclose(laplacian.step(x, 0.3), x - 0.3 * (laplacian @ x))
+def test_operator_equals_the_dense_construction(kind, d):
+    graph = random_graph(7, 11)
+    for weighted, fixed, normalization in product((False, True), ((), (-1,), (1,), (-1, 1)), NORMALIZATIONS):
+        sheaf = replace(random_sheaf(graph, d, kind, weighted=weighted), fixed=fixed)
+        laplacian, expected = SheafLaplacian(sheaf, normalization), dense_laplacian(sheaf, normalization)
+        assert torch.allclose(laplacian.dense(), expected, atol=1e-10)
+        assert torch.allclose(laplacian.sparse().to_dense(), expected, atol=1e-10)
+        x = torch.randn(7, sheaf.stalk_dim, 4, dtype=torch.float64)
+        assert torch.allclose(laplacian.energy(x), (x * (laplacian @ x)).sum())
+        assert torch.allclose(laplacian.step(x, 0.3), x - 0.3 * (laplacian @ x))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,7 +171,7 @@ def test_negative_transport_separates_a_bipartite_graph():
 # --- maps and normaliser ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [householder, cayley])
+@pytest.mark.parametrize("build", ORTHOGONAL.values(), ids=list(ORTHOGONAL))
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_orthogonal_maps_are_orthogonal(build, d):
     a = torch.randn(7, d * (d - 1) // 2, dtype=torch.float64)
@@ -179,7 +181,7 @@ def test_orthogonal_maps_are_orthogonal(build, d):
     assert torch.allclose(torch.linalg.det(Q), torch.full((7,), expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("build", [householder, cayley])
+@pytest.mark.parametrize("build", ORTHOGONAL.values(), ids=list(ORTHOGONAL))
 def test_bounded_parameters_reach_the_sign_flip(build):
     """Two maps with entries inside (-1, 1) can transport by any angle up to 180 degrees: heterophily needs -1."""
     a = torch.linspace(-0.9999, 0.9999, 201, dtype=torch.float64).unsqueeze(-1)
@@ -241,9 +243,10 @@ def test_layer_is_the_formula_with_the_dense_laplacian(maps):
 @pytest.mark.parametrize("maps", MAPS)
 def test_permutation_equivariance(maps):
     x, edge_index = example()
-    conv, order = SheafConv(12, 3, maps), torch.randperm(12)
+    order = torch.randperm(12)
     place = torch.argsort(order)
-    assert torch.allclose(conv(x[order], place[edge_index]), conv(x, edge_index)[order], atol=1e-5)
+    for conv in (SheafConv(12, 3, maps), SheafConv(12, 2, maps, high_pass=True), SheafAttentionConv(12, 3, maps)):
+        assert torch.allclose(conv(x[order], place[edge_index]), conv(x, edge_index)[order], atol=1e-5)
 
 
 def test_direction_duplicates_and_self_loops_of_edge_index_do_not_matter():
@@ -313,6 +316,204 @@ def test_layers_stand_in_a_pyg_sequential_and_under_its_explainer():
     assert mask.max() > 0
 
 
+@pytest.mark.parametrize("low_pass,high_pass", [(True, False), (False, True), (True, True)])
+def test_fixed_rows_are_the_filters_of_the_plain_graph(low_pass, high_pass):
+    """low_pass: D + A of the row, high_pass: D - A, normalised by the degree plus one, whatever is learned."""
+    x, edge_index = example()
+    rows = low_pass + high_pass
+    conv = SheafConv(12, 4 - rows, "general", low_pass=low_pass, high_pass=high_pass)
+    Delta = SheafLaplacian(conv.sheaf(x, edge_index)).dense().detach().view(12, 4, 12, 4)
+    graph = sheaf_graph(edge_index)
+    A = torch.zeros(12, 12).index_put(tuple(graph.edge_index), torch.ones(()))
+    N = torch.diag((A.sum(0) + 1) ** -0.5)
+    for row, sign in enumerate((1,) * low_pass + (-1,) * high_pass, start=4 - rows):
+        assert torch.allclose(Delta[:, row, :, row], N @ (torch.diag(A.sum(0)) + sign * A) @ N, atol=1e-6)
+        assert (Delta[:, row, :, :row] == 0).all()
+
+
+def test_a_sheaf_learned_once_serves_all_steps_and_has_one_learner():
+    x, edge_index = example(channels=5)
+    model = NeuralSheafDiffusion(5, 8, 3, 2, stalk_dim=2, relearn=False, second_linear=True)
+    sheaves = [sheaf for _, sheaf in model.diffusion(x, edge_index)][1:]
+    assert sheaves[0] is sheaves[1] is sheaves[2]
+    assert len(model.sheaf_parameters()) == len(list(model.convs[0].learner.parameters()))
+    model(x, edge_index).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_given_sheaf_is_used_in_every_step():
+    x, edge_index = example(channels=5)
+    model = NeuralSheafDiffusion(5, 8, 2, 2, stalk_dim=2)
+    given = random_sheaf(sheaf_graph(edge_index, 12), 2)
+    given = replace(given, maps=given.maps.float())
+    assert all(sheaf in (None, given) for _, sheaf in model.diffusion(x, edge_index, sheaf=given))
+    assert torch.isfinite(model(x, edge_index, sheaf=given)).all()
+
+
+def test_values_of_a_sparse_adjacency_are_weights():
+    x, edge_index = example()
+    weight = torch.rand(edge_index.size(1))
+    dense = torch.zeros(12, 12).index_put((edge_index[0], edge_index[1]), weight)
+    conv = SheafConv(12, 3)
+    assert torch.allclose(conv(x, dense.to_sparse_csr()), conv(x, edge_index, weight), atol=1e-6)
+
+
+def test_maps_in_the_order_of_edge_index():
+    index = torch.tensor([[2, 0, 1, 1], [1, 1, 2, 0]])
+    maps = torch.arange(4.0).view(4, 1)
+    sheaf = Sheaf.on(index, maps)
+    pairs = {tuple(pair): float(m) for pair, m in zip(sheaf.graph.edge_index.T.tolist(), sheaf.maps, strict=True)}
+    assert pairs == {(2, 1): 0, (0, 1): 1, (1, 2): 2, (1, 0): 3}
+    for bad in (index[:, :3], torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0]]), torch.tensor([[0, 1, 2, 2], [1, 0, 2, 2]])):
+        with pytest.raises(InvalidArgument, match="every edge once in each direction"):
+            Sheaf.on(bad, torch.ones(bad.size(1), 1))
+
+
+def test_transport_along_a_path_and_around_a_cycle():
+    graph = random_graph(8, 14)
+    flat = flat_sheaf(graph, 3)
+    T = flat.transports()
+    u, v = graph.edge_index[:, 0].tolist()
+    assert torch.allclose(flat.transport_along([u, v]), T[0])
+    assert torch.allclose(flat.transport_along([u, v, u]), torch.eye(3, dtype=torch.float64))
+    ring = torch.arange(5)
+    cycle = [0, 1, 2, 3, 4, 0]
+    for build, trivial in ((flat_sheaf, True), (random_sheaf, False)):
+        sheaf = build(sheaf_graph(torch.stack([ring, (ring + 1) % 5])), 3)
+        holonomy = sheaf.transport_along(cycle)
+        assert torch.allclose(holonomy, torch.eye(3, dtype=torch.float64), atol=1e-10) == trivial
+        back = sheaf.transport_along(cycle[::-1])
+        assert torch.allclose(back, holonomy.mT)
+    with pytest.raises(InvalidArgument, match="0 and 2 are not neighbours"):
+        sheaf.transport_along([1, 0, 2])
+
+
+# --- connection sheaves, attention, continuous time -------------------------------------------------------------
+
+
+def test_local_pca_on_a_linear_subspace_is_a_flat_bundle():
+    """All frames span the subspace, so transport does not depend on the path: as many global sections as dimensions."""
+    graph = random_graph(20, 45)
+    x = torch.randn(20, 3, dtype=torch.float64) @ torch.randn(3, 8, dtype=torch.float64)
+    assert SheafLaplacian(connection_sheaf(x, graph, 3)).harmonic_dimension() == 3
+    assert SheafLaplacian(connection_sheaf(torch.randn_like(x), graph, 3)).harmonic_dimension() == 0
+
+
+def test_frames_are_orthonormal_and_span_what_neighbours_differ_in():
+    x = torch.randn(12, 30, dtype=torch.float64)
+    graph = sheaf_graph(torch.tensor([[0, 0, 0, 1, 4], [1, 2, 3, 2, 5]]), 12)  # degrees from 0 to 3
+    for d in (1, 2, 3):
+        O = frames(x, graph, d)  # noqa: E741
+        assert torch.allclose(O.mT @ O, torch.eye(d, dtype=torch.float64).expand(12, d, d))
+    U, S, _ = torch.linalg.svd(x, full_matrices=False)  # the coordinates of the frames
+    y = U * S
+    for node, others in ((0, [1, 2, 3]), (1, [0, 2])):
+        gap = y[others] - y[node]
+        O = frames(x, graph, len(others))[node]  # noqa: E741
+        assert torch.allclose(gap @ O @ O.mT, gap)
+    borrowed = frames(x, graph, 2)[7]  # an isolated node: its two nearest
+    gap = y[(y - y[7]).norm(dim=1).argsort()[1:3]] - y[7]
+    assert torch.allclose(gap @ borrowed @ borrowed.mT, gap)
+
+
+def test_connection_maps_are_fixed_and_remembered_until_features_change():
+    x, edge_index = example(channels=5)
+    model = NeuralSheafDiffusion(5, 8, 2, 2, stalk_dim=2, maps="connection")
+    first, second = [sheaf for _, sheaf in model.diffusion(x, edge_index)][1:]
+    assert torch.equal(first.maps, second.maps) and not first.maps.requires_grad
+    assert connection_sheaf(x, edge_index, 2) is connection_sheaf(x, edge_index, 2)
+    x[0] += 1
+    assert not torch.equal(connection_sheaf(x, edge_index, 2).maps, first.maps)
+
+
+@pytest.mark.parametrize("maps", MAPS)
+def test_sheaf_attention_is_its_formula(maps):
+    x, edge_index = example()
+    conv = SheafAttentionConv(12, 3, maps, residual=False, activation=None).double()
+    x, graph = x.double(), sheaf_graph(edge_index, 12)
+    torch.nn.init.normal_(conv.left.weight)
+    z = torch.einsum("ij,njf->nif", conv.left.weight, x.view(12, 3, 4)) @ conv.right.weight.T
+    a = conv.coefficients(z.reshape(12, 12), graph)
+    T = Sheaf(graph, conv.learner(x, graph).matrices()).transports()
+    expected = a[-12:, None, None] * z
+    for k, (u, v) in enumerate(graph.edge_index.T.tolist()):
+        expected[v] = expected[v] + a[k] * T[k] @ z[u]
+    assert torch.allclose(conv(x, edge_index), expected.reshape(12, 12))
+    targets = torch.cat([graph.edge_index[1], torch.arange(12)])
+    assert torch.allclose(torch.zeros(12).double().index_add(0, targets, a), torch.ones(12).double())
+
+
+def test_sheaf_attention_with_equal_stalks_and_identity_maps_stands_still():
+    _, edge_index = example()
+    x = torch.ones(12, 12)
+    assert torch.allclose(SheafAttentionConv(12, 3, "identity")(x, edge_index), x, atol=1e-6)
+
+
+def test_sheaf_attention_trains_and_weight_zero_removes_an_edge():
+    x = torch.randn(5, 6)
+    conv, index = SheafAttentionConv(6, 2), torch.tensor([[0, 1, 2], [1, 2, 3]])
+    without = conv(x, index[:, :2])
+    assert torch.allclose(conv(x, index, torch.tensor([1.0, 1.0, 0.0])), without, atol=1e-6)
+    without.sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in conv.parameters())
+    conv.reset_parameters()
+    assert torch.equal(conv.left.weight, torch.eye(2))
+
+
+def heat(**options):
+    plain = {"left_weights": False, "right_weights": False, "edge_weights": False}
+    return ContinuousSheafDiffusion(5, 8, 1.5, 3, stalk_dim=2, **plain, **options)
+
+
+def test_continuous_diffusion_without_weights_is_the_heat_kernel():
+    pytest.importorskip("torchdiffeq")
+    x, edge_index = example(channels=5)
+    model = heat(relearn=False, activation=None, tol=1.0).double()
+    path = model.trajectory(x.double(), edge_index, points=3)
+    Delta = SheafLaplacian(model.flow.laplacian.sheaf).dense()
+    start = path[0].reshape(24, 4)
+    for X, t in zip(path, (0, 0.75, 1.5), strict=True):
+        assert torch.allclose(X.reshape(24, 4), torch.linalg.matrix_exp(-t * Delta) @ start, atol=1e-6)
+
+
+def test_the_adjoint_gives_the_gradient():
+    pytest.importorskip("torchdiffeq")
+    x, edge_index = example(channels=5)
+    grads = []
+    for adjoint in (False, True):
+        torch.manual_seed(0)
+        model = ContinuousSheafDiffusion(5, 8, 0.7, 2, stalk_dim=2, adjoint=adjoint, method="rk4", step_size=0.1)
+        model.double().train()(x.double(), edge_index).square().sum().backward()
+        assert model.flow.nfe >= 28
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(grads[0], grads[1], rtol=1e-2, atol=1e-3 * float(grads[0].abs().max()))
+
+
+def test_continuous_models_of_every_kind_train_and_survive_saving(tmp_path):
+    pytest.importorskip("torchdiffeq")
+    from suffuse import hub
+
+    x, edge_index = example(channels=5)
+    for maps in MAPS:
+        options = {"maps": maps, "method": "euler", "step_size": 0.5, "low_pass": True}
+        model = ContinuousSheafDiffusion(5, 9, 1.0, 2, stalk_dim=2, **options)
+        model(x, edge_index).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+    hub.save(model.eval(), tmp_path / "m")
+    assert torch.equal(hub.load(tmp_path / "m")(x, edge_index), model(x, edge_index))
+
+
+def test_without_torchdiffeq_the_error_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(MissingExtra, match=r"suffuse-graphs\[ode\]"):
+        heat()
+
+
+# --- PyG again --------------------------------------------------------------------------------------------------
+
+
 def test_a_graph_changed_in_place_is_not_confused_with_the_old_one():
     index = torch.tensor([[0, 1], [1, 2]])
     before = sheaf_graph(index, 4)
@@ -349,6 +550,23 @@ def test_a_model_survives_saving(tmp_path):
     [
         (lambda: SheafConv(64, 3), "stalk_dim must divide channels.*try channels=63"),
         (lambda: SheafConv(6, 0), "stalk_dim"),
+        (lambda: SheafConv(6, 3, low_pass=True), r"and 1 fixed rows: 4.*try channels=4"),
+        (lambda: SheafAttentionConv(7, 2), "stalk_dim must divide channels"),
+        (lambda: SheafConv(6, 2, map_activation="relu"), "activation must be one of"),
+        (lambda: SheafConv(6, 2, activation="elou"), "activation must be the name of one of torch.nn"),
+        (lambda: NeuralSheafDiffusion(4, 6, 0, 2), "num_layers"),
+        (lambda: heat(method="euler", adjoint=True, relearn=False), "adjoint=True needs relearn=True"),
+        (lambda: connection_sheaf(torch.randn(5, 2), torch.tensor([[0], [1]]), 3), "stalk_dim=3 needs at least 3"),
+        (lambda: SheafConv(6, 2)(torch.ones(3, 6).long(), torch.tensor([[0], [1]])), "x must be .* floating point"),
+        (
+            lambda: SheafConv(6, 2)(torch.randn(3, 6), torch.tensor([[0], [1]]), torch.tensor([-1.0])),
+            "edge_weight must be finite and not negative",
+        ),
+        (
+            lambda: SheafConv(6, 2)(torch.randn(3, 6), torch.tensor([[0], [1]]), torch.tensor([1.0, 2.0])),
+            "edge_weight must hold one number per entry",
+        ),
+        (lambda: SheafConv(6, 2)(torch.randn(3, 6), random_graph(4, 5)), "graph of 4 nodes, but x has 3 rows"),
         (lambda: SheafConv(6, 2, "unitary"), "maps must be one of"),
         (lambda: SheafConv(6, 2, orthogonal="euler"), "orthogonal must be one of"),
         (

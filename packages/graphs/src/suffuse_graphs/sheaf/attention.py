@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.resolver import activation_resolver
 from torch_geometric.utils import softmax
 
-from .conv import check_features, check_stalk
+from .conv import activation_of, check_features, check_stalk
 from .graph import SheafGraph, end_weights, sheaf_graph
 from .laplacian import Sheaf
 from .maps import SheafLearner
@@ -64,7 +63,7 @@ class SheafAttentionConv(MessagePassing):
         self.left = nn.Linear(stalk_dim, stalk_dim, bias=False)
         self.right = nn.Linear(channels // stalk_dim, channels // stalk_dim, bias=False)
         self.attention = nn.Linear(channels, 2, bias=False)  # b = (b_u, b_v), each applied at the nodes
-        self.activation = activation_resolver(activation) if activation else nn.Identity()
+        self.activation = activation_of(activation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -41,6 +41,7 @@ class ContinuousSheafDiffusion(SheafClassifier):
         maps: as of `NeuralSheafDiffusion`.
         input_dropout: on the raw features.
         dropout: on the encoded features; nothing is dropped while integrating.
+        activation: of the encoder and of the flow; None for none.
         second_linear: a second layer in the encoder.
         relearn: learn the sheaf anew at every evaluation; False: once, from X(0).
         method: a solver of torchdiffeq, "dopri5", "rk4", "euler", "implicit_adams", ...
@@ -61,7 +62,7 @@ class ContinuousSheafDiffusion(SheafClassifier):
         maps: str = "orthogonal",
         input_dropout: float = 0.0,
         dropout: float = 0.0,
-        activation: str = "elu",
+        activation: str | None = "elu",
         second_linear: bool = False,
         relearn: bool = True,
         method: str = "dopri5",

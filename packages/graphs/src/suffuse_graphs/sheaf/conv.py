@@ -84,7 +84,7 @@ class SheafConv(MessagePassing):
         self.left = nn.Linear(total, total, bias=False) if left_weights else None
         self.right = nn.Linear(width, width, bias=False) if right_weights else None
         self.epsilon = nn.Parameter(torch.zeros(total)) if residual else None
-        self.activation = activation_resolver(activation) if activation else nn.Identity()
+        self.activation = activation_of(activation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -145,6 +145,16 @@ class SheafConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.channels}, stalk_dim={self.stalk_dim}, maps={self.maps})"
+
+
+def activation_of(name: str | None) -> nn.Module:
+    """PyG's activation of that name, or none."""
+    if name is None:
+        return nn.Identity()
+    try:
+        return activation_resolver(name)
+    except ValueError as error:
+        raise InvalidArgument(f"activation must be the name of one of torch.nn, such as 'elu', got {name!r}") from error
 
 
 def check_stalk(channels: int, stalk_dim: int, total: int) -> None:

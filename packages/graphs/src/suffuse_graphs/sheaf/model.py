@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from torch_geometric.nn.resolver import activation_resolver
 
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 
 from .connection import connection_sheaf
-from .conv import SheafConv, check_features
+from .conv import SheafConv, activation_of, check_features
 from .graph import SheafGraph, end_weights, sheaf_graph
 from .laplacian import Sheaf, SheafLaplacian
 
@@ -40,14 +39,14 @@ class SheafClassifier(nn.Module):
         *,
         input_dropout: float,
         dropout: float,
-        activation: str,
+        activation: str | None,
         second_linear: bool,
     ) -> None:
         super().__init__()
         self.in_channels, self.input_dropout, self.dropout = in_channels, input_dropout, dropout
         self.encoder = nn.Linear(in_channels, hidden_channels)
         self.encoder2 = nn.Linear(hidden_channels, hidden_channels) if second_linear else None
-        self.activation = activation_resolver(activation)
+        self.activation = activation_of(activation)
         self.decoder = nn.Linear(hidden_channels, out_channels)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -71,6 +70,7 @@ class NeuralSheafDiffusion(SheafClassifier):
         maps: "orthogonal", "diagonal", "general", "connection" (by local PCA of the raw features) or "identity".
         input_dropout: on the raw features.
         dropout: on the hidden features.
+        activation: of the encoder and of every step; None for none.
         second_linear: a second layer in the encoder.
         relearn: learn a sheaf before every step; False: one, before the first (diffusion is then linear in X, but for
             the activation).
@@ -89,7 +89,7 @@ class NeuralSheafDiffusion(SheafClassifier):
         maps: str = "orthogonal",
         input_dropout: float = 0.0,
         dropout: float = 0.0,
-        activation: str = "elu",
+        activation: str | None = "elu",
         second_linear: bool = False,
         relearn: bool = True,
         checkpoint: bool = False,
