@@ -144,7 +144,10 @@ def test_a_constant_policy_does_the_median_episode_whatever_is_asked(episodes):
     from suffuse_rl_planning.baselines import Constant
 
     policy = Constant.middling(episodes)
-    speeds = [episodes.behaviour["speed"][a:b].mean() for a, b in zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)]
+    speeds = [
+        episodes.behaviour["speed"][a:b].mean()
+        for a, b in zip(episodes.offsets[:-1], episodes.offsets[1:], strict=True)
+    ]
     chosen = np.abs(speeds - np.median(speeds)).argmin()
     action, state = policy.predict(np.zeros((2, 17)))
     np.testing.assert_array_equal(action[0], episodes.actions[episodes.offsets[chosen]])

@@ -108,3 +108,28 @@ def test_controllers_that_take_over_need_a_time():
     robot = envs.robot(ENV)
     with pytest.raises(InvalidArgument, match="then and at belong together"):
         CPG(robot, np.zeros((1, size(robot))), 0.05, then=np.zeros((1, size(robot))))
+
+
+def test_a_reward_for_requests_is_one_minus_their_error():
+    from suffuse_rl_planning.collect.sb3 import rewarded
+
+    env = rewarded(envs.make(ENV), {"speed": 1.0, "height": 0.5})
+    env.reset(seed=0)
+    observation, reward, *_, info = env.step(np.full(6, 0.2, np.float32))
+    height = envs.robot(ENV).height(observation)
+    assert reward == pytest.approx(1 - abs(info["x_velocity"] - 1.0) - abs(height - 0.5) / 0.2)
+    env.close()
+    with pytest.raises(InvalidArgument, match="unknown behaviour of a single step 'stride'"):
+        rewarded(envs.make(ENV), {"stride": 1.0})
+
+
+def test_policies_of_others_add_episodes():
+    class Swing:
+        def predict(self, observation, state=None, episode_start=None, deterministic=True):
+            return np.full((len(observation), 6), 0.3), None
+
+    dataset = collect("tests/halfcheetah/mixed-v0", episodes=2, steps=10, policies=[Swing()], action_noise=0.0)
+    assert dataset.total_episodes == 4
+    np.testing.assert_allclose(dataset[3].actions, 0.3, rtol=1e-6)
+    metadata = list(dataset.storage.get_episode_metadata(range(4)))
+    assert [len(m["controllers"]) > 0 for m in metadata] == [True, True, False, False]

@@ -141,3 +141,45 @@ def test_published_expert_runs_are_read():
     data = Episodes.from_arrays(ENV, d["observations"], d["actions"], d["terminals"], d["timeouts"])
     windows = data.windows(16)
     assert len(data) == 2 and len(windows) == 2 * (1000 - 15) and windows.behaviour["speed"].median() > 3
+
+
+# --- files of others ------------------------------------------------------------------------------------------------
+
+
+def test_episodes_survive_d4rls_layout(episodes, tmp_path):
+    again = Episodes.from_hdf5(episodes.to_hdf5(tmp_path / "cheetah.hdf5"), "HalfCheetah-v5")
+    np.testing.assert_array_equal(again.offsets, episodes.offsets)
+    for name in ("observations", "actions", "rewards"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(episodes, name))
+    np.testing.assert_array_equal(again.states[0], episodes.states[0])
+
+
+def test_aligndiffs_behaviours_are_read_episode_by_episode(episodes, tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "walker.hdf5", "w") as file:
+        file["observations"] = episodes.observations.reshape(8, 60, 17)
+        file["actions"] = episodes.actions.reshape(8, 60, 6)
+    again = Episodes.from_hdf5(tmp_path / "walker.hdf5", "HalfCheetah-v5")
+    np.testing.assert_array_equal(again.offsets, episodes.offsets)
+    assert again.rewards is None and again.states is None
+
+
+def test_files_that_hold_no_behaviour_are_refused(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["something"] = np.zeros(3)
+    with pytest.raises(InvalidArgument, match=r"x.hdf5 has \['something'\]; it needs observations and actions"):
+        Episodes.from_hdf5(tmp_path / "x.hdf5", "HalfCheetah-v5")
+    with pytest.raises(InvalidArgument, match="is not a file"):
+        Episodes.from_hdf5(tmp_path / "y.hdf5", "HalfCheetah-v5")
+
+
+def test_selected_episodes_keep_everything(episodes):
+    two = episodes.select([5, 1])
+    assert two.offsets.tolist() == [0, 60, 120]
+    np.testing.assert_array_equal(two.observations[:60], episodes.observations[300:360])
+    np.testing.assert_array_equal(two.states[1][60:], episodes.states[1][60:120])
+    with pytest.raises(InvalidArgument, match="select at least one"):
+        episodes.select([])

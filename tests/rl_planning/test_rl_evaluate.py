@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from suffuse_rl_planning import BehaviourCloning, envs, evaluate, metrics
 from suffuse_rl_planning.attributes import Attributes, StrengthEnsemble
 from suffuse_rl_planning.baselines import Constant
 from suffuse_rl_planning.data import Scale
-from suffuse_rl_planning.evaluate import MeasureMap, MatchingTests, judge, measured_errors
+from suffuse_rl_planning.evaluate import MatchingTests, MeasureMap, judge, measured_errors
 from suffuse_rl_planning.evaluate.covering import map_distance
 from suffuse_rl_planning.evaluate.matching import Judgement
 from suffuse_rl_planning.evaluate.switching import analyse, running_mean
@@ -236,3 +237,35 @@ def test_walkers_do_not_terminate_but_are_seen_fallen():
     lying = standing.copy()
     lying[0] = 0.3
     assert not robot.fallen(standing) and robot.fallen(lying)
+
+
+def test_an_empty_mask_is_refused(tests):
+    with pytest.raises(InvalidArgument, match="test 3 asks for nothing: its mask is empty"):
+        mask = tests.mask.copy()
+        mask[3] = False
+        dataclasses.replace(tests, mask=mask)
+    with pytest.raises(InvalidArgument, match=r"targets must lie in \[0, 1\]"):
+        dataclasses.replace(tests, targets=tests.targets + 1)
+
+
+# --- people ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_scored_by_the_order_of_strengths(windows, tmp_path):
+    policy = BehaviourCloning.fit(
+        windows, env_id=ENV, steps=5, scales={name: Scale(0.0, 1.0) for name in ("speed", "height")}
+    )
+    page = evaluate.prepare_study(
+        tmp_path, {"cloning": policy}, ("speed",), n=3, steps=6, settle=2, backend="stick", seed=1
+    )
+    assert "cloning" not in page.read_text() and len(list((tmp_path / "clips").glob("*.gif"))) == 9
+    key = json.loads((tmp_path / "key.json").read_text())
+    right = [np.argsort(q["strengths"]).tolist() for q in key]
+    for orders, share in ((right, 1.0), ([right[0], right[1][::-1], None], 0.5)):
+        (tmp_path / "ann.json").write_text(json.dumps({"annotator": "ann", "orders": orders}))
+        assert evaluate.score_study(tmp_path, [tmp_path / "ann.json"])["cloning", "speed"]["sorted"] == share
+    simulated = json.loads(evaluate.simulated_answers(tmp_path, tmp_path / "s.json", noise=0.0).read_text())
+    assert simulated["orders"] == [np.argsort(q["measured"]).tolist() for q in key]
+    (tmp_path / "bob.json").write_text(json.dumps({"annotator": "bob", "orders": []}))
+    with pytest.raises(InvalidArgument, match="does not answer the 3 questions"):
+        evaluate.score_study(tmp_path, [tmp_path / "bob.json"])

@@ -172,8 +172,7 @@ def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> Ali
             progress=run.progress, **acting, **{**settings, **options},
         )  # fmt: skip
     made.save(lab.folder / name)
-    made.denoiser.to(run.device)
-    return made
+    return made.to(run.device)
 
 
 def size_of(run: Run, env_id: str) -> Size:

@@ -25,7 +25,12 @@ def cleandiffuser(path: Path) -> Any:
     if not (path / "cleandiffuser").is_dir():
         raise FileNotFoundError(f"{path} has no folder cleandiffuser")
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.functional", "torchvision.models"):
+        for name in (
+            "torchvision",
+            "torchvision.transforms",
+            "torchvision.transforms.functional",
+            "torchvision.models",
+        ):
             sys.modules[name] = _Anything(name)
     sys.path.insert(0, str(path))
     try:

@@ -1,7 +1,8 @@
 """How well a request was met, by judges that are not the model that chose the plan."""
 
 from .covering import Covering, cover
-from .matching import Judgement, MeasureMap, MatchingTests, draw_tests, judge, measured_errors, run_tests, start_states
+from .matching import Judgement, MatchingTests, MeasureMap, draw_tests, judge, measured_errors, run_tests, start_states
+from .study import prepare_study, score_study, simulated_answers
 from .switching import SCHEDULES, Switching, switch
 from .tracking import Tracking, latency, nearest_controller, repeat, summary, targets, track
 
@@ -9,9 +10,9 @@ __all__ = [
     "SCHEDULES",
     "Covering",
     "Judgement",
+    "MatchingTests",
     "MeasureMap",
     "Switching",
-    "MatchingTests",
     "Tracking",
     "cover",
     "draw_tests",
@@ -19,8 +20,11 @@ __all__ = [
     "latency",
     "measured_errors",
     "nearest_controller",
+    "prepare_study",
     "repeat",
     "run_tests",
+    "score_study",
+    "simulated_answers",
     "start_states",
     "summary",
     "switch",

@@ -52,6 +52,17 @@ class MatchingTests:
     start: tuple[Array, Array]
     law: str
 
+    def __post_init__(self) -> None:
+        shape = (len(self.targets), len(self.attributes))
+        if self.targets.shape != shape or self.mask.shape != shape or 0 in shape:
+            raise InvalidArgument(
+                f"targets and mask must be (n, {shape[1]}), got {self.targets.shape}, {self.mask.shape}"
+            )
+        if not self.mask.any(1).all():
+            raise InvalidArgument(f"test {int(np.argmin(self.mask.any(1)))} asks for nothing: its mask is empty")
+        if not (np.isfinite(self.targets) & (self.targets >= 0) & (self.targets <= 1)).all():
+            raise InvalidArgument("targets must lie in [0, 1]")
+
     def __len__(self) -> int:
         return len(self.targets)
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffuse import Condition, Denoiser
 from suffuse.errors import InvalidArgument
@@ -123,6 +123,12 @@ class Planner(Commanded, ABC):
             raise InvalidArgument(f"candidates must be at least 1, got {candidates}")
         if not 0 <= warm_start < 1:
             raise InvalidArgument(f"warm_start must lie in [0, 1), got {warm_start}")
+        o, a = robot(env_id).observation_dim, robot(env_id).joints
+        if len(normaliser.mean) not in (o, o + a):
+            raise InvalidArgument(
+                f"plans have {len(normaliser.mean)} channels, {env_id} has {o} observations and {a} actions; is it of "
+                "another robot?"
+            )
         self.denoiser, self.horizon, self.normaliser = denoiser.eval(), horizon, normaliser
         self.sampler = sampler or few_steps()
         self.guidance_scale, self.temperature, self.warm_start = guidance_scale, temperature, warm_start
@@ -270,6 +276,13 @@ class Planner(Commanded, ABC):
     @property
     def device(self) -> torch.device:
         return next((p.device for p in self.denoiser.parameters()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move all networks; observations come and actions go as NumPy arrays, wherever planning happens."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return self
 
     def compile(self, **options: Any) -> Self:
         """Compile the network (``torch.compile``) for batches of one size; the first plan of a size then takes long."""

@@ -200,6 +200,7 @@ class DiffusionPlanner(Planner):
         return {
             "kind": self.KIND,
             "env_id": self.env_id,
+            "env_options": robot(self.env_id).options,
             "horizon": self.horizon,
             "formulation": self.formulation,
             "bins": self.bins,
