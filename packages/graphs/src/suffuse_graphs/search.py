@@ -105,31 +105,34 @@ def search(
 
 
 def propose(trial: Any, model: str, start: Preset) -> Preset:
-    """The preset that a trial of Optuna names."""
-    lr = trial.suggest_categorical("lr", [0.005, 0.01, 0.02])
-    decay = trial.suggest_float("weight_decay", 1e-5, 1e-2, log=True)
-    dropout = trial.suggest_float("dropout", 0.0, 0.9)
+    """The preset that a trial of Optuna names. Ranges are widened to hold the preset that is tried first."""
+    first = _as_parameters(model, start)
+
+    def among(name: str, *choices: Any) -> Any:
+        return trial.suggest_categorical(name, sorted({*choices, first.get(name, choices[0])}))
+
+    def between(name: str, low: float, high: float, log: bool = False) -> float:
+        value = first.get(name, high)
+        return trial.suggest_float(name, min(low, value) if value > 0 or not log else low, max(high, value), log=log)
+
+    def count(name: str, low: int, high: int) -> int:
+        value = first.get(name, high)
+        return trial.suggest_int(name, min(low, value), max(high, value))
+
+    training = {"lr": among("lr", 0.005, 0.01, 0.02), "weight_decay": between("weight_decay", 1e-5, 1e-2, log=True)}
+    shape: dict[str, Any] = {"dropout": between("dropout", 0.0, 0.9)}
     if model in MAPS:
-        d = trial.suggest_int("stalk_dim", 2, 5)
-        f = trial.suggest_categorical("channels", [8, 16, 20, 32])
-        rows = {row: trial.suggest_categorical(row, [False, True]) for row in ROWS}
-        shape = rows | {
-            "stalk_dim": d,
-            "num_layers": trial.suggest_int("num_layers", 2, 6),
-            "hidden_channels": (d + sum(rows.values())) * f,
-            "dropout": dropout,
-            "input_dropout": trial.suggest_float("input_dropout", 0.0, 0.9),
-        }
-        sheaf_decay = trial.suggest_float("sheaf_decay", 1e-5, 1e-2, log=True)
-        return start.with_(shape, lr=lr, weight_decay=decay, sheaf_decay=sheaf_decay)
-    shape = {
-        "hidden_channels": trial.suggest_categorical("hidden_channels", [32, 64, 128]),
-        "num_layers": trial.suggest_categorical("num_layers", [8, 16, 32] if model == "gcnii" else [1, 2, 3]),
-        "dropout": dropout,
-    }
-    if model in ("gcnii", "gprgnn"):
-        shape["alpha"] = trial.suggest_float("alpha", 0.1, 0.9)
-    return start.with_(shape, lr=lr, weight_decay=decay)
+        rows = {row: among(row, False, True) for row in ROWS}
+        shape |= rows | {"stalk_dim": count("stalk_dim", 2, 5), "num_layers": count("num_layers", 2, 6)}
+        shape["hidden_channels"] = (shape["stalk_dim"] + sum(rows.values())) * among("channels", 8, 16, 20, 32)
+        shape["input_dropout"] = between("input_dropout", 0.0, 0.9)
+        training["sheaf_decay"] = between("sheaf_decay", 1e-5, 1e-2, log=True)
+    else:
+        shape["hidden_channels"] = among("hidden_channels", 32, 64, 128)
+        shape["num_layers"] = among("num_layers", *([8, 16, 32] if model == "gcnii" else [1, 2, 3]))
+        if model in ("gcnii", "gprgnn"):
+            shape["alpha"] = between("alpha", 0.1, 0.9)
+    return start.with_(shape, **training)
 
 
 def _as_parameters(model: str, start: Preset) -> dict[str, Any]:
