@@ -62,7 +62,7 @@ def patterns(loaded: Loaded, store: Store) -> None:
     season = loaded.problem().season
     methods: dict[str, Filler] = {
         "tsdiff-q": diffusion(
-            free.using(method="q", guidance_scale=loaded.guidance_scale("q"), **solver), task.samples
+            free.using(method="q", guidance_scale=loaded.tuned(store, free, "q", "cut"), **solver), task.samples
         ),
         "tsdiff-cond": diffusion(told.using(method="cond", sampler="dpmpp-2m", steps=10), task.samples),
         "last value": classical("ffill"),

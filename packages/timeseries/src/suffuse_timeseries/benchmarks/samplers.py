@@ -37,7 +37,7 @@ CHAIN = {True: (), False: (100,)}  # and these for DDPM
 def samplers(run: Run) -> None:
     """CRPS of quantile-guided forecasts of one unconditional model against evaluations of the network (each with its
     gradient). ``ddpm`` is weighted as in the paper, and ``ddpm, post-step`` guided after each step as in its code, with
-    two evaluations a step; the others have a constant guidance scale. All at the scale of the dataset's preset.
+    two evaluations a step; the others have a constant guidance scale. All at one scale.
     """
     from .store import Store
 
@@ -53,7 +53,7 @@ def samplers(run: Run) -> None:
 def curves(loaded: Loaded, store: Store) -> None:
     """Rows and picture of one dataset."""
     run, model = loaded.run, loaded.model(store)[0]
-    scale = loaded.guidance_scale("q")
+    scale = loaded.tuned(store, model, "q")
     asked: list[tuple[str, int, dict[str, Any]]] = [
         (name, n, {"sampler": name, "steps": n // 2 if name == "heun" else n})
         for name in SOLVERS

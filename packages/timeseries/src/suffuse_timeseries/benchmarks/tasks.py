@@ -90,11 +90,32 @@ class Loaded:
         return self.task.dataset if self.task.series is None else f"{self.task.dataset}[{len(self.test)} series]"
 
     def guidance_scale(self, method: str) -> float:
-        """s of ``q`` or ``ms``. The energy is a sum over a window, so shorter windows than the preset's take more."""
+        """s of ``q`` or ``ms`` by the preset; its energy is a sum, so shorter windows than the preset's take more."""
         known = preset(self.task.dataset)
         weak = known.guidance_scale / 8 if known.guidance_scale_ms is None else known.guidance_scale_ms
         whole = (known.context_length or 7 * self.horizon) + self.horizon
         return (weak if method == "ms" else known.guidance_scale) * whole / (self.context + self.horizon)
+
+    def tuned(self, store: Store, model: TSDiffPredictor, method: str, part: str = "all") -> float:
+        """s with the least CRPS on the last horizons of some training series; the preset's in the quick profile."""
+        from ..metrics import forecast, score
+
+        guess = self.guidance_scale(method)
+        if self.run.quick:
+            return guess
+        count = min(len(self.train), VALIDATION)
+        shown = [self.train[i * len(self.train) // count] for i in range(count)]
+        how = {"method": method, "sampler": self.task.sampler, "steps": self.task.sampling_steps}
+        scores: dict[float, float] = {}
+        for factor in FACTORS:
+            scale = float(f"{factor * guess:.3g}")
+
+            def make(scale: float = scale) -> tuple[list[Any], float]:
+                return forecast(model.using(guidance_scale=scale, **how), shown, self.task.samples), 0.0
+
+            facts = self.facts(what="tuning", part=part, samples=self.task.samples, guidance_scale=scale, **how)
+            scores[scale] = score(store.forecasts(facts, shown, make)[0], shown)["CRPS"]
+        return min(scores, key=scores.__getitem__)
 
     def facts(self, **more: Any) -> dict[str, Any]:
         """All that a trained model depends on."""
@@ -146,6 +167,9 @@ class Loaded:
 
         return store.model(self.facts(part=part, **settings), make)
 
+
+#: Scales that are tried, in units of the preset's, and the number of series that they are tried on.
+FACTORS, VALIDATION = (1 / 64, 1 / 16, 1 / 4, 1, 4), 24
 
 #: Small networks on the bundled series.
 QUICK = (
