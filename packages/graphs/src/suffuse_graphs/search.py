@@ -113,7 +113,7 @@ def propose(trial: Any, model: str, start: Preset) -> Preset:
 
     def between(name: str, low: float, high: float, log: bool = False) -> float:
         value = first.get(name, high)
-        return trial.suggest_float(name, min(low, value) if value > 0 or not log else low, max(high, value), log=log)
+        return trial.suggest_float(name, min(low, value), max(high, value), log=log)
 
     def count(name: str, low: int, high: int) -> int:
         value = first.get(name, high)
@@ -155,4 +155,4 @@ def _as_parameters(model: str, start: Preset) -> dict[str, Any]:
         )
     else:
         names = ("hidden_channels", "num_layers", "dropout", "alpha", "lr", "weight_decay")
-    return {name: known[name] for name in names if name in known}
+    return {name: known[name] for name in names if name in known and (known[name] > 0 or "decay" not in name)}
