@@ -17,17 +17,29 @@ if TYPE_CHECKING:
     from .data.nodes import load_nodes as load_nodes
     from .data.signals import load_signals as load_signals
     from .exact import SheafGaussianDenoiser as SheafGaussianDenoiser
+    from .lightning import GraphModule as GraphModule
+    from .loader import neighbor_loader as neighbor_loader
     from .nets.signal import GraphSignalNet as GraphSignalNet
+    from .sheaf import ContinuousSheafDiffusion as ContinuousSheafDiffusion
     from .sheaf import NeuralSheafDiffusion as NeuralSheafDiffusion
     from .sheaf import Sheaf as Sheaf
+    from .sheaf import SheafAttentionConv as SheafAttentionConv
     from .sheaf import SheafConv as SheafConv
     from .sheaf import SheafLaplacian as SheafLaplacian
+    from .sheaf import connection_sheaf as connection_sheaf
+    from .sheaf import sheaf_graph as sheaf_graph
 
 _NAMES = {
+    "ContinuousSheafDiffusion": ".sheaf",
     "NeuralSheafDiffusion": ".sheaf",
     "Sheaf": ".sheaf",
+    "SheafAttentionConv": ".sheaf",
     "SheafConv": ".sheaf",
     "SheafLaplacian": ".sheaf",
+    "connection_sheaf": ".sheaf",
+    "sheaf_graph": ".sheaf",
+    "GraphModule": ".lightning",
+    "neighbor_loader": ".loader",
     "SheafGaussianDenoiser": ".exact",
     "GraphSignalNet": ".nets.signal",
     "load_nodes": ".data.nodes",
