@@ -242,6 +242,15 @@ def test_what_is_hidden_in_training_does_not_set_the_scale():
     assert w.scale.item() == 1.0 and w.known.sum() == CONTEXT / 2 and w.observed.sum() == CONTEXT + H
 
 
+def test_counts_are_read_from_a_dataset(tmp_path):
+    """GluonTS's ``from_inputs``."""
+    rest = {"freq": "D", "prediction_length": H, "trainer_kwargs": {"default_root_dir": tmp_path}}
+    est = TSDiffEstimator.from_inputs(with_features(), **rest)
+    assert (est.features.real, est.features.static, est.features.cardinality) == (2, 2, [3])
+    plain = TSDiffEstimator.from_inputs([entry(np.ones(50))], **rest)
+    assert plain.features.inputs == []
+
+
 @pytest.mark.parametrize("mask", ["forecast", "random", "mix"])
 def test_clean_conditions(tmp_path, mask):
     """The CSDI form: what is known enters clean and comes out as it was."""
@@ -254,6 +263,18 @@ def test_clean_conditions(tmp_path, mask):
         out = net.complete(values, known, torch.full((4,), 0.5))
     assert torch.equal(out[known > 0], values[known > 0]) and torch.isfinite(out).all()
     assert all(np.isfinite(s).all() for s in draw(predictor, multivariate_free()))
+
+
+def test_csdi_of_several_variates(tmp_path):
+    """Both axes of its network, and its training."""
+    clean = {"noise_observed": False, "training_mask": "mix", "condition_dropout": 0.0}
+    predictor = estimator(tmp_path, target_dim=D, **clean).train(multivariate())
+    net = predictor.using(steps=2).prediction_net
+    values, known = torch.randn(2, 2, D, CONTEXT + H), (torch.rand(2, 2, D, CONTEXT + H) < 0.5).float()
+    with torch.no_grad():
+        out = net.complete(values, known, torch.full((2,), 0.5))
+    assert torch.equal(out[known > 0], values[known > 0])
+    assert draw(predictor, multivariate())[0].shape == (5, H, D)
 
 
 def multivariate_free():

@@ -73,7 +73,12 @@ def real_windows(
         seed: of the draw.
     """
     length = context_length + prediction_length
-    long = [entry for entry in dataset if len(entry["target"]) >= length]
+    long = []
+    for entry in dataset:
+        if np.ndim(entry["target"]) != 1:
+            raise InvalidArgument(f"targets must be univariate, (T,), got {np.shape(entry['target'])}")
+        if len(entry["target"]) >= length:
+            long.append(entry)
     if not long:
         raise InvalidArgument(f"no series has the {length} steps of a window; shorten context_length")
     rows = [

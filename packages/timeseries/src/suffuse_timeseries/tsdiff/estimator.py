@@ -6,7 +6,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from gluonts.core.component import validated
-from gluonts.dataset import Dataset
+from gluonts.dataset import DataEntry, Dataset
 from gluonts.dataset.field_names import FieldName
 from gluonts.dataset.loader import as_stacked_batches
 from gluonts.itertools import Cyclic
@@ -31,7 +31,7 @@ from suffuse.schedules import DiscreteBetas, Schedule
 
 from ..frequency import lags_for, normalize
 from .checks import RejectInfinite, learnable, summarize
-from .features import Features
+from .features import Features, counts
 from .module import PREDICTION_INPUTS, TRAINING_INPUTS, Forecasting, TSDiffModule
 from .predictor import TSDiffPredictor
 from .windows import Masking
@@ -168,6 +168,11 @@ class TSDiffEstimator(PyTorchLightningEstimator):
             num_instances=1.0, min_past=past, min_future=prediction_length
         )
         self.validation_sampler = validation_sampler or ValidationSplitSampler(min_future=prediction_length)
+
+    @classmethod
+    def derive_auto_fields(cls, train_iter: Iterable[DataEntry]) -> dict[str, Any]:
+        """Counts of features as they are in a dataset, for ``TSDiffEstimator.from_inputs(dataset, freq=..., ...)``."""
+        return counts(train_iter)
 
     # --- what GluonTS asks of an estimator ----------------------------------------------------------------------
     def create_transformation(self) -> Transformation:

@@ -23,7 +23,7 @@ from suffuse.errors import InvalidArgument
 
 from .checks import name_of
 
-__all__ = ["CheckFeatures", "Features"]
+__all__ = ["CheckFeatures", "Features", "counts"]
 
 
 class Features:
@@ -116,6 +116,20 @@ class Features:
         if stacked:
             steps.append(VstackFeatures(output_field=FieldName.FEAT_TIME, input_fields=stacked))
         return steps
+
+
+def counts(dataset: Iterable[DataEntry]) -> dict[str, Any]:
+    """What ``TSDiffEstimator`` is to be told of a dataset: numbers of features, and of categories (the largest + 1)."""
+    first: dict[str, int] = {}
+    largest = np.zeros(0, dtype=int)
+    for entry in dataset:
+        if not first:
+            names = (FieldName.FEAT_DYNAMIC_REAL, FieldName.FEAT_STATIC_REAL, FieldName.FEAT_STATIC_CAT)
+            first = {f"num_{name}": len(entry[name]) if entry.get(name) is not None else 0 for name in names}
+            largest = np.zeros(first["num_feat_static_cat"], dtype=int)
+        if len(largest):
+            largest = np.maximum(largest, np.asarray(entry[FieldName.FEAT_STATIC_CAT], dtype=int))
+    return {**first, "cardinality": (largest + 1).tolist()}
 
 
 class CheckFeatures(MapTransformation):
