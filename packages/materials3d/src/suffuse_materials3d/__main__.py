@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from suffuse.errors import SuffuseError
@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(simulate_dataset(**given))
         else:
-            {"check-data": check_data, "measure": measure, "mesh": mesh}[command](**given)
+            run: dict[str, Callable[..., None]] = {"check-data": check_data, "measure": measure, "mesh": mesh}
+            run[command](**given)
     except SuffuseError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -163,7 +163,8 @@ def _components(
     import cc3d
     from scipy import sparse
 
-    found = cc3d.connected_components(mask.astype(np.uint8), connectivity=connectivity, return_N=True)
+    label: Any = cc3d.connected_components
+    found = label(mask.astype(np.uint8), connectivity=connectivity, return_N=True)
     labels: NDArray[Any] = found[0]
     n = int(found[1])
     first, last = [], []

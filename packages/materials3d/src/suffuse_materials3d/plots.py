@@ -94,7 +94,7 @@ def render(ms: Microstructure, path: str | Path, phases: Sequence[int] | None = 
     try:
         import pyvista
 
-        plotter = pyvista.Plotter(off_screen=True, window_size=(900, 900))
+        plotter = pyvista.Plotter(off_screen=True, window_size=[900, 900])
         for k, mesh in meshes.items():
             plotter.add_mesh(pyvista.wrap(mesh), color=[c / 255 for c in COLOURS[k % 4][:3]], smooth_shading=True,
                              split_sharp_edges=True, specular=0.2)  # fmt: skip

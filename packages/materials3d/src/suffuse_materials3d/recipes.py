@@ -331,7 +331,8 @@ def _volumes(
     from .descriptors import DESCRIPTORS
     from .io import read_volume
 
-    path, process = Path(dataset), ()
+    path = Path(dataset)
+    process: tuple[str, ...] = ()
     if dataset in SYSTEMS:
         system = SYSTEMS[dataset]
         process = system.parameters

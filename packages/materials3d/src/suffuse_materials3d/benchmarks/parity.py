@@ -17,7 +17,7 @@ REQUESTS = {"quick": 32, "full": 64}
 #: Fixed requests, and structures of each, for diversity.
 FIXED = {"quick": (4, 4), "full": (8, 8)}
 #: Steps of the voxel model, which gets about the seconds that the latent one has.
-VOXEL = {
+VOXEL: dict[str, dict[str, Any]] = {
     "quick": {"steps": 150, "batch_size": 8, "widths": (16, 32)},
     "full": {"steps": 400, "batch_size": 8, "widths": (24, 64)},
 }
@@ -50,12 +50,13 @@ def parity(run: Run) -> None:
         for row in report.rows():
             run.row(dataset=model.dataset, n=len(report.real), **row)
         facts = model.pipeline.model.facts
-        for metric, value, better, unit in (
-            ("voxel-accuracy", facts["voxel_accuracy"], "higher", ""),
-            ("training-seconds", model.seconds, "lower", "s"),
-            ("training-processor-seconds", model.processor_seconds, "lower", "s"),
-        ):
-            run.row(dataset=model.dataset, method="ldm", metric=metric, value=value, better=better, unit=unit)
+        run.row(
+            dataset=model.dataset, method="ldm", metric="voxel-accuracy", value=facts["voxel_accuracy"], better="higher"
+        )
+        for metric, value in (
+            ("training-seconds", model.seconds), ("training-processor-seconds", model.processor_seconds)
+        ):  # fmt: skip
+            run.row(dataset=model.dataset, method="ldm", metric=metric, value=value, better="lower", unit="s")
         with run.stage(f"diversity {system}"):
             _diversity(run, model, names)
         shown = [m for m in ("ldm", "ldm (vf asked)") if m in report.methods]

@@ -121,7 +121,7 @@ class _PyPde:
         import pde
 
         cells = list(start.shape[1:])
-        self.grid = pde.CartesianGrid([[0, n] for n in cells], cells, periodic=True)
+        self.grid = pde.CartesianGrid([(0, n) for n in cells], cells, periodic=True)
         self.field = pde.ScalarField(self.grid, start[0].double().numpy())
         self.equation = pde.CahnHilliardPDE(interface_width=1.0, bc_c="periodic", bc_mu="periodic")
         self.steppers: dict[float, Any] = {}

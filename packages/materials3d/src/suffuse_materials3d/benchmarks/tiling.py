@@ -121,7 +121,8 @@ def _generate(pipeline: Any, run: Run, target: Path, edge: int, steps: int, want
 
 def seam_over_bulk(labels: Any, tile: int) -> float:
     """Share of voxel faces with an interface on planes between tiles, over that on all other planes, for all axes."""
-    seams, bulk = [], []
+    seams: list[float] = []
+    bulk: list[float] = []
     for axis in range(3):
         n = labels.shape[axis]
         for i in range(n):

@@ -251,11 +251,12 @@ def _simulate(
     courses: list[dict[str, Any]] = [{} for _ in names]
     if settings["histories"]:
         made = [random_history(times[-1], 2.4, 3.8, settings["histories"], g) for g in random]
-        history["chi"] = History(made[0][1].times, torch.cat([h.values for _, h in made]))
+        values = torch.cat([h.values for _, h in made])
+        history["chi"] = History(made[0][1].times, values)
         courses = [
             {"history_chi": h.values[0].numpy(), "history_kind": kind, "history_end": times[-1]} for kind, h in made
         ]
-        drawn["chi"] = history["chi"].values.mean(1)
+        drawn["chi"] = values.mean(1)
     elif "chi" in drawn:
         history["chi"] = drawn["chi"]
     u = equation.start(system.mean(drawn), settings["shape"], random, system.noise)

@@ -68,7 +68,7 @@ def pore_sizes(ms: Microstructure, phase: int = 1, bins: int = 16) -> Curve:
 
 
 def _as_structure(ms: Microstructure, mask: NDArray[np.bool_]) -> Microstructure:
-    return Microstructure(mask, ms.spacing, ms.unit, ms.periodic)
+    return Microstructure(mask.astype(np.uint8), ms.spacing, ms.unit, ms.periodic)
 
 
 def _cubic(ms: Microstructure) -> float:

@@ -134,7 +134,7 @@ def _pair_area(ms: Microstructure, i: int, j: int) -> float:
     others = [k for k in ms.phases if k not in (i, j)]
     rest = 0.0
     if others:
-        joined = Microstructure(np.isin(ms.labels, others), ms.spacing, ms.unit, ms.periodic)
+        joined = Microstructure(np.isin(ms.labels, others).astype(np.uint8), ms.spacing, ms.unit, ms.periodic)
         rest = metrics.interface_area(joined, 1)
     return (metrics.interface_area(ms, i) + metrics.interface_area(ms, j) - rest) / 2
 
