@@ -471,6 +471,11 @@ def test_tables_between_markers_follow_the_rows(tmp_path):
     page.write_text("<!-- results:begin toy/good:accuracy:nfe -->\n<!-- results:end toy/good:accuracy:nfe -->\n")
     render_tables(tmp_path)
     assert "| model | **1.5** (published 2) | **2** (published 2) |" in page.read_text()
+    page.write_text(
+        "<!-- results:begin toy/good:accuracy:nfe:nfe=5 -->\n<!-- results:end toy/good:accuracy:nfe:nfe=5 -->\n"
+    )
+    render_tables(tmp_path)
+    assert "| method | nfe 5 |" in page.read_text() and "**2**" not in page.read_text()
     page.write_text(text)
     commit_report(run_quietly([good], tmp_path / "two", seeds=[1]), tmp_path)
     assert render_tables(tmp_path) == [page]

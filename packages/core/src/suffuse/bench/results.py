@@ -9,7 +9,8 @@ A table in a Markdown file stands between two comments, and is written from the 
     <!-- results:end core/digits medical -->
 
 The names are benchmarks or domains. ``core/samplers-trained:mean-error:nfe`` is one metric of a benchmark (with dashes
-for spaces) against one setting, a line per method; ``core/samplers-trained:mean-error:nfe:12`` its twelve best lines.
+for spaces) against one setting, a line per method; ``core/samplers-trained:mean-error:nfe:12`` its twelve best lines;
+``rl_planning/matching:area:judge:targets=uniform,segments=mean`` only the rows with these settings.
 """
 
 from __future__ import annotations
@@ -118,8 +119,12 @@ def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path
                 hardware = machine["gpu"] if group[0].device.startswith("cuda") else cpu
                 parts.append(f"**`{benchmark}`** ({group[0].paper}), {profile} profile on {hardware}")
                 if cut:
-                    metric, across, *most = cut
-                    full = pivot(group, metric.replace("-", " "), across)
+                    metric, across, *rest = cut
+                    most = [part for part in rest if "=" not in part]
+                    wanted = [part.split("=") for part in ",".join(rest).split(",") if "=" in part]
+                    group = [row for row in group if all(str(row.setting.get(key)) == value for key, value in wanted)]
+                    metric = metric if any(row.metric == metric for row in group) else metric.replace("-", " ")
+                    full = pivot(group, metric, across)
                     parts += [markdown(table, *map(int, most)) for table in full]
                 else:
                     parts.append(markdown_tables(group))
