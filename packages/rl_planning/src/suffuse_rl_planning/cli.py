@@ -209,7 +209,7 @@ def evaluate(
         "constant (floor)": Constant.middling(everything),
         "random (floor)": RandomPolicy(robot(planner.env_id).joints, seed),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, policy in policies.items():
         result = run_tests(policy, drawn, env_id=planner.env_id, segment=segment, seed=seed)
         measured, details = measured_errors(result, drawn, maps)

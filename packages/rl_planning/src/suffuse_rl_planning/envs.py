@@ -300,10 +300,10 @@ class Rollout:
         from . import behaviours
 
         steps = self.actions.shape[1]
-        stop = np.minimum(steps if stop is None else stop, self.length)
+        end = np.minimum(steps if stop is None else stop, self.length)
         flat = {key: values.reshape(-1) for key, values in self._series.items()}
-        first = np.arange(len(self)) * steps + np.minimum(start, stop)
-        return behaviours.over(name, flat, first, np.arange(len(self)) * steps + stop, self.dt)
+        row = np.arange(len(self)) * steps
+        return behaviours.over(name, flat, row + np.minimum(start, end), row + end, self.dt)
 
 
 def rollout(

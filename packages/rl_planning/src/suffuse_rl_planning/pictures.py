@@ -195,9 +195,9 @@ def obedient_film(
     last = min(int(result.length[row]), stop or int(result.length[row]))
     steps = np.arange(0, last, 2)
     pictures, used = render.frames(result.env_id, result.qpos[row, steps], backend=backend)
-    for name, (strength, value) in reversed(asked.items()):
-        unit = behaviours.UNITS.get(name, "1")
-        now = [result.behaviour(name, max(t - smooth, 0), t + 1)[row] for t in steps]
+    for name in reversed(list(asked)):
+        (strength, value), unit = asked[name], behaviours.UNITS.get(name, "1")
+        now = [result.behaviour(name, max(int(t) - smooth, 0), int(t) + 1)[row] for t in steps]
         pictures = [
             render.label(picture, f"{name} {strength:.2f} = {value:.4g} {unit}   now {v:.4g} {unit}")
             for picture, v in zip(pictures, now, strict=True)

@@ -41,7 +41,13 @@ def robustness(run: Run) -> None:
             result = run_tests(ours, tests, env_id=ENV, segment=size.length, seed=run.seed)
         measured, _ = measured_errors(result, tests, lab.maps)
         common: dict[str, Any] = {"dataset": DATASETS[ENV], "method": "AlignDiff", "n": size.tests}
-        setting = {"pairs": count, "contaminated": share, "targets": "uniform", "segments": "mean", "candidates": 4}
+        setting: dict[str, Any] = {
+            "pairs": count,
+            "contaminated": share,
+            "targets": "uniform",
+            "segments": "mean",
+            "candidates": 4,
+        }
         for who, judgement in (("independent", judge(result, tests, lab.judge)), ("measured", measured)):
             error = judgement.of("mean")
             where = {**setting, "judge": who}

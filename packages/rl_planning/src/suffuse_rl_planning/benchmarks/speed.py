@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import statistics
@@ -34,11 +35,9 @@ def cleandiffuser(path: Path) -> Any:
             sys.modules[name] = _Anything(name)
     sys.path.insert(0, str(path))
     try:
-        import cleandiffuser.diffusion
-        import cleandiffuser.nn_condition
-        import cleandiffuser.nn_diffusion  # type: ignore[import-not-found]
-
-        return cleandiffuser
+        for room in ("diffusion", "nn_condition", "nn_diffusion"):
+            importlib.import_module(f"cleandiffuser.{room}")
+        return importlib.import_module("cleandiffuser")
     finally:
         sys.path.remove(str(path))
 

@@ -184,7 +184,9 @@ class Episodes:
             if timeouts is None and episode_steps:
                 timeouts = np.arange(1, len(observations) + 1) % episode_steps == 0
             qpos, qvel = read("qpos", "infos/qpos"), read("qvel", "infos/qvel")
-            states = None if qpos is None or qvel is None else tuple(v.reshape(len(ends), -1) for v in (qpos, qvel))
+            states = None
+            if qpos is not None and qvel is not None:
+                states = qpos.reshape(len(ends), -1), qvel.reshape(len(ends), -1)
             rewards = read("rewards")
         out = cls.from_arrays(env_id, observations, actions, ends, timeouts)
         rewards = None if rewards is None else rewards.reshape(-1).astype(np.float32)
