@@ -54,6 +54,15 @@ def test_dropout_takes_whole_rows_or_single_names():
     assert (~names.masks["a"] & ~names.masks["b"]).float().mean() == pytest.approx(0.09, abs=0.02)
 
 
+def test_absence_of_some_names_leaves_the_others(cond):
+    for part in (cond.null(["speed"]), cond.dropout(1.0, names=["speed"])):
+        assert not bool(part.masks["speed"].any()) and bool(part.masks["tissue"].all())
+        assert part.names == cond.names
+        torch.testing.assert_close(part.maps["tissue"], cond.maps["tissue"])
+    with pytest.raises(InvalidArgument, match="cond has no"):
+        cond.null(["style"])
+
+
 def test_cat_undoes_indexing(cond):
     again = Condition.cat([cond[:1], cond[1:]])
     for key, value in cond.values.items():

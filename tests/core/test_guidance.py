@@ -56,6 +56,12 @@ def test_guidance_is_one_call_on_the_doubled_batch(denoiser, cond, x):
     torch.testing.assert_close(guided, u + 3 * (c - u))
 
 
+def test_names_outside_of_the_guidance_are_in_both_branches(denoiser, cond, x):
+    torch.testing.assert_close(ClassifierFree(denoiser, 3.0, names=())(x, 0.3, cond), denoiser(x, 0.3, cond))
+    named, every = ClassifierFree(denoiser, 3.0, names=("class",)), ClassifierFree(denoiser, 3.0)
+    torch.testing.assert_close(named(x, 0.3, cond), every(x, 0.3, cond))
+
+
 def test_scales_may_differ_by_sample_and_by_level(denoiser, cond, x):
     each = ClassifierFree(denoiser, torch.tensor([1.0, 2.0, 3.0, 0.0]))(x, 0.3, cond)
     for i, w in enumerate((1.0, 2.0, 3.0, 0.0)):

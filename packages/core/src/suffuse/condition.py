@@ -119,26 +119,46 @@ class Condition:
                     )
 
     # --- absence ------------------------------------------------------------------------------------------------
-    def null(self) -> Condition:
-        """The condition that asks for nothing: null values where there are some, masked zeros elsewhere."""
-        nothing = torch.ones(len(self), dtype=torch.bool)
-        return self._drop(dict.fromkeys(self.names, nothing))
+    def null(self, names: Iterable[str] | None = None) -> Condition:
+        """The condition that asks for nothing: null values where there are some, masked zeros elsewhere.
 
-    def dropout(self, p: float, generator: torch.Generator | None = None, *, per_name: bool = False) -> Condition:
+        Args:
+            names: ask for nothing of these only, and for the others as before.
+        """
+        nothing = torch.ones(len(self), dtype=torch.bool)
+        return self._drop(dict.fromkeys(self._known(names), nothing))
+
+    def dropout(
+        self,
+        p: float,
+        generator: torch.Generator | None = None,
+        *,
+        per_name: bool = False,
+        names: Iterable[str] | None = None,
+    ) -> Condition:
         """Replace the condition of a row by the null condition with probability p.
 
         Args:
             p: probability in [0, 1].
             generator: source of randomness, on the device of the condition.
             per_name: draw for each name apart, so that the model also learns every subset; otherwise all or nothing.
+            names: drop these only; default all.
         """
         if not 0 <= p <= 1:
             raise InvalidArgument(f"dropout probability p must lie in [0, 1], got {p}")
         if not self.values or p == 0:
             return self
         device = next(iter(self.values.values())).device
-        draw = torch.rand(len(self.names) if per_name else 1, len(self), generator=generator, device=device) < p
-        return self._drop(dict(zip(self.names, draw.expand(len(self.names), -1), strict=True)))
+        chosen = self._known(names)
+        draw = torch.rand(len(chosen) if per_name else 1, len(self), generator=generator, device=device) < p
+        return self._drop(dict(zip(chosen, draw.expand(len(chosen), -1), strict=True)))
+
+    def _known(self, names: Iterable[str] | None) -> tuple[str, ...]:
+        """These names, checked, or all."""
+        chosen = self.names if names is None else tuple(names)
+        if missing := [name for name in chosen if name not in self.names]:
+            raise InvalidArgument(f"cond has no {missing}; it has {list(self.names)}")
+        return chosen
 
     def perturb(self, strength: float, generator: torch.Generator | None = None) -> Condition:
         """Add a little noise to the tokens that are given: U(-g, g) / sqrt(D) to each of their D features.
@@ -158,10 +178,11 @@ class Condition:
         return Condition(tokens, self.maps, self.masks, self.nulls)
 
     def _drop(self, rows: Mapping[str, Tensor]) -> Condition:
-        """Make the marked rows (name -> (B,) bool) null."""
-        values, masks = {}, {}
-        for name, value in self.values.items():
-            drop = rows[name].to(value.device)
+        """Make the marked rows (name -> (B,) bool) null; names without rows stay."""
+        values, masks = dict(self.values), dict(self.masks)
+        for name, marked in rows.items():
+            value = values[name]
+            drop = marked.to(value.device)
             null = self.nulls[name].to(value) if name in self.nulls else value.new_zeros(())
             values[name] = torch.where(drop.view(-1, *(1,) * (value.ndim - 1)), null, value)
             mask = self.masks[name]

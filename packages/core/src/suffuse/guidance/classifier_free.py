@@ -9,7 +9,7 @@ interval is that of Kynkäänniemi et al. (2024), arXiv:2404.07724.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class ClassifierFree(Denoiser):
         guidance_scale: w; a number, a tensor (B,), or a function of kappa.
         interval: (low, high) of kappa outside of which the conditional mean is used alone, at half the cost; for a
             batch with a time per sample the mean is computed both ways and chosen by row.
+        names: conditions that are absent from the unconditional branch, the others being in both; default all.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class ClassifierFree(Denoiser):
         denoiser: Denoiser,
         guidance_scale: float | Tensor | Callable[[float], float] = 1.0,
         interval: tuple[float, float] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if interval is not None and not 0 <= interval[0] < interval[1]:
             raise InvalidArgument(f"interval must be (low, high) in kappa with 0 <= low < high, got {interval}")
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.guidance_scale, self.interval = guidance_scale, interval
+        self.guidance_scale, self.interval, self.names = guidance_scale, interval, names
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         if cond is None or not cond.values:
@@ -51,9 +53,9 @@ class ClassifierFree(Denoiser):
         if isinstance(w, float) and w == 1.0:
             return self.denoiser(x, t, cond)
         if isinstance(w, float) and w == 0.0:
-            return self.denoiser(x, t, cond.null())
+            return self.denoiser(x, t, cond.null(self.names))
         double = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        both = self.denoiser(torch.cat([x, x]), double, Condition.cat([cond, cond.null()]))
+        both = self.denoiser(torch.cat([x, x]), double, Condition.cat([cond, cond.null(self.names)]))
         conditional, unconditional = both.chunk(2)
         return unconditional + w * (conditional - unconditional)
 

@@ -75,6 +75,7 @@ class DenoisingObjective:
         weighting: w, a name in the table above.
         cond_dropout: probability of replacing the condition of a sample by null, for classifier-free guidance.
         drop_per_name: drop each named condition apart, so that every subset can be asked for.
+        drop_names: drop these only, and keep the others always; default all.
         cond_noise: strength of the noise added to condition tokens (``Condition.perturb``); 0 for none.
         gamma: of ``"min_snr"``.
         variance_weight, variance_steps: where a denoiser learns the variance of reverse steps, weight and number of
@@ -89,6 +90,7 @@ class DenoisingObjective:
     weighting: Weighting = "uniform"
     cond_dropout: float = 0.1
     drop_per_name: bool = False
+    drop_names: tuple[str, ...] | None = None
     cond_noise: float = 0.0
     gamma: float = 5.0
     variance_weight: float = 1e-3
@@ -135,7 +137,7 @@ class DenoisingObjective:
         if cond is not None and self.cond_noise:
             cond = cond.perturb(self.cond_noise, generator)
         if cond is not None:
-            cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name)
+            cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name, names=self.drop_names)
         x = schedule.add_noise(x0, t, noise)
         if known is not None:
             x = torch.where(known, x0, x)
