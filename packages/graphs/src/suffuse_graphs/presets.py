@@ -64,7 +64,7 @@ class Preset:
 SHEAF = Preset({"stalk_dim": 3, "num_layers": 2, "hidden_channels": 60, "input_dropout": 0.0, "dropout": 0.5}, lr=0.02)
 BASELINE = Preset({"hidden_channels": 64, "num_layers": 2, "dropout": 0.5})
 DEFAULTS = {
-    "gat": BASELINE.with_({"heads": 8}),
+    "gat": BASELINE.with_({"heads": 8}, lr=0.02, patience=100),
     "gcnii": BASELINE.with_({"num_layers": 8}),
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch_geometric.data import Data
@@ -22,9 +22,6 @@ from suffuse.errors import InvalidArgument, require
 from .classify import train_preset
 from .presets import Preset
 from .sheaf.maps import MAPS
-
-if TYPE_CHECKING:
-    import optuna
 
 SPLITS = (0, 1, 2)
 """The splits whose validation nodes judge a trial."""
@@ -73,7 +70,7 @@ def search(
     if not study.trials:
         study.enqueue_trial(_as_parameters(model, start))
 
-    def objective(trial: optuna.Trial) -> float:
+    def objective(trial: Any) -> float:
         chosen = propose(trial, model, start)
         values: list[float] = []
         for step, split in enumerate(splits):
@@ -83,7 +80,7 @@ def search(
                 raise optuna.TrialPruned
         return sum(values) / len(values)
 
-    def tell(_: Any, trial: optuna.trial.FrozenTrial) -> None:
+    def tell(_: Any, trial: Any) -> None:
         if progress:
             value = "given up" if trial.value is None else f"validation {100 * trial.value:.2f} %"
             print(f"{model}, trial {trial.number}: {value}", flush=True)
@@ -142,7 +139,7 @@ def _as_parameters(model: str, start: Preset) -> dict[str, Any]:
         known = dict.fromkeys(ROWS, False) | known
         known["channels"] = known["hidden_channels"] // (known["stalk_dim"] + sum(known[row] for row in ROWS))
         known["sheaf_decay"] = start.weight_decay if start.sheaf_decay is None else start.sheaf_decay
-        names = (
+        names: tuple[str, ...] = (
             *ROWS,
             "stalk_dim",
             "channels",

@@ -136,5 +136,5 @@ def fit(model: HeatClassifier, clouds: Clouds, steps: int = 150, lr: float = 0.0
     with torch.no_grad():
         right = model(clouds.x, clouds.graph).argmax(1) == clouds.y
         T = model.sheaf(clouds.x, clouds.graph).transports()[: clouds.graph.num_edges]
-    scores = (float(right[part].float().mean()) for part in (clouds.train, ~clouds.train))
-    return Fit(*scores, negative=float((T < 0).float().mean()), transports=T)
+    train, test = (float(right[part].float().mean()) for part in (clouds.train, ~clouds.train))
+    return Fit(train, test, float((T < 0).float().mean()), T)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TIMES = (0, 1, 4, 16, 64)
-PAIR = {"symmetric maps": {"symmetric": True}, "free maps": {}}
+PAIR: dict[str, dict[str, Any]] = {"symmetric maps": {"symmetric": True}, "free maps": {}}
 RING: dict[str, dict[str, Any]] = {
     "symmetric scalars": {"symmetric": True},
     "free scalars": {},
@@ -41,7 +41,7 @@ def synthetic(run: Run) -> None:
 
     draws = 3 if run.quick else 10
     curves: dict[str, Tensor] = {}
-    transports = {}
+    transports: dict[str, list[Tensor]] = {}
     for name, options in PAIR.items():
         values = torch.zeros(2, draws, len(TIMES))
         for k in range(draws):

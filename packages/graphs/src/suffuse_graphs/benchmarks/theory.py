@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from suffuse.bench import Run, benchmark
@@ -33,9 +34,9 @@ def theory(run: Run) -> None:
     draws = 10 if run.quick else 100
     g = torch.Generator().manual_seed(run.seed)
     with run.stage("kernels"):
-        for case, value, expected in kernels(g):
-            run.row(dataset="random graph, 30 nodes, 48 edges", method=case, metric="kernel dimension", value=value,
-                    better="higher", published=expected)  # fmt: skip
+        for case, dimension, stated in kernels(g):
+            run.row(dataset="random graph, 30 nodes, 48 edges", method=case, metric="kernel dimension",
+                    value=dimension, better="higher", published=stated)  # fmt: skip
     with run.stage("cycle"):
         cycle = cycle_rows()
         for theta, values in cycle.items():
@@ -51,8 +52,8 @@ def theory(run: Run) -> None:
                     value=value, better="lower", published=1.0)  # fmt: skip
     with run.stage("depth"):
         depth = energy_over_depth(g)
-        for method, values in depth.items():
-            for at, value in zip(DEPTHS, values, strict=True):
+        for method, curve in depth.items():
+            for at, value in zip(DEPTHS, curve, strict=True):
                 run.row(dataset="features of 256 nodes, untrained networks", method=method, metric="x·Δx / x·x",
                         value=value, better="higher", setting={"depth": at})  # fmt: skip
     if depth["GCN"][-1] < 0.01 < depth["identity maps"][-1]:
@@ -119,7 +120,6 @@ def separations(draws: int, g: Generator, run: Run) -> Iterator[tuple[str, str, 
         homophilic_graph,
         one_versus_rest,
         random_graph,
-        rotation,
         signs_of_bits,
         signs_of_classes,
         symmetric_sheaf,
@@ -128,9 +128,9 @@ def separations(draws: int, g: Generator, run: Run) -> Iterator[tuple[str, str, 
     def features(n: int, d: int) -> Tensor:
         return torch.randn(n, d, 4, dtype=torch.float64, generator=g)
 
-    def share(case: str, one: object) -> float:
+    def share(case: str, one: Callable[[], bool]) -> float:
         with run.stage(case):
-            return sum(one() for _ in range(draws)) / draws  # type: ignore[operator]
+            return sum(one() for _ in range(draws)) / draws
 
     def bipartite(signed: bool) -> bool:
         graph, y = bipartite_graph(20, generator=g)
@@ -144,35 +144,38 @@ def separations(draws: int, g: Generator, run: Run) -> Iterator[tuple[str, str, 
         inner = torch.where((y[u] == 1) & (y[v] == 1), 100.0, 0.01)[:, None]
         return one_versus_rest(heat_limit(symmetric_sheaf(graph, inner.sqrt()), features(30, 1)), y)
 
-    def classes(C: int, frames: object, d: int, notion: str) -> bool:
+    def classes(C: int, frames: Callable[[Tensor], Tensor], d: int, notion: str) -> bool:
         y = torch.arange(40) % C
-        limit = heat_limit(class_sheaf(random_graph(40, 90, g), frames(y)), features(40, d))  # type: ignore[operator]
+        limit = heat_limit(class_sheaf(random_graph(40, 90, g), frames(y)), features(40, d))
         return (one_versus_rest if notion == "one-versus-rest" else argmax_separable)(limit, y)
 
     ovr = "one-versus-rest"
     sides = "balanced bipartite graph, the sides as classes"
-    yield sides, "symmetric maps (prop. 9)", ovr, share("bipartite", lambda: bipartite(False)), 0
-    yield sides, "maps with signs (prop. 10)", ovr, share("bipartite", lambda: bipartite(True)), 1
+    yield sides, "symmetric maps (prop. 9)", ovr, share("bipartite", partial(bipartite, False)), 0
+    yield sides, "maps with signs (prop. 10)", ovr, share("bipartite", partial(bipartite, True)), 1
     yield "two homophilic blocks", "symmetric maps (prop. 8)", ovr, share("blocks", homophilic), 1
     any_graph = "random graph, 40 nodes"
     yield (
         any_graph, "3 classes, d = 1 (prop. 11)", ovr,
-        share("d = 1", lambda: classes(3, lambda y: y[:, None] - 0.5, 1, ovr)), 0,
+        share("d = 1", partial(classes, 3, lambda y: y[:, None] - 0.5, 1, ovr)), 0,
     )  # fmt: skip
     for C in (3, 5):
-        run_one = lambda C=C: classes(C, signs_of_classes, C, ovr)  # noqa: E731
-        yield any_graph, f"{C} classes, diagonal, d = {C} (prop. 12)", ovr, share("diagonal", run_one), 1
-    yield (
-        any_graph, "4 classes, diagonal, d = 2, coded in bits", ovr,
-        share("bits", lambda: classes(4, lambda y: signs_of_bits(y, 2), 2, ovr)), 1,
-    )  # fmt: skip
+        one = partial(classes, C, signs_of_classes, C, ovr)
+        yield any_graph, f"{C} classes, diagonal, d = {C} (prop. 12)", ovr, share("diagonal", one), 1
+    one = partial(classes, 4, partial(signs_of_bits, bits=2), 2, ovr)
+    yield any_graph, "4 classes, diagonal, d = 2, coded in bits", ovr, share("bits", one), 1
     for C in (4, 6):
-        turned = lambda y, C=C: rotation(2 * math.pi * y.double() / C)  # noqa: E731
         for notion in (ovr, "argmax"):
-            run_one = lambda C=C, turned=turned, notion=notion: classes(C, turned, 2, notion)  # noqa: E731
-            case = f"{C} classes, rotations, d = 2 (prop. 13)"
+            one = partial(classes, C, partial(around, C), 2, notion)
             stated = None if C > 4 and notion == ovr else 1
-            yield any_graph, case, notion, share("rotations", run_one), stated
+            yield any_graph, f"{C} classes, rotations, d = 2 (prop. 13)", notion, share("rotations", one), stated
+
+
+def around(C: int, y: Tensor) -> Tensor:
+    """(n, 2, 2) rotations by the class: 2 pi y / C."""
+    from ..sheaf.theory import rotation
+
+    return rotation(2 * math.pi * y.double() / C)
 
 
 def energies(g: Generator) -> dict[str, float]:
@@ -232,7 +235,6 @@ def picture(cycle: dict[float, dict[str, float]], depth: dict[str, list[float]],
         cycle_bounds,
         heat_limit,
         random_graph,
-        rotation,
         symmetric_sheaf,
     )
 
@@ -250,7 +252,7 @@ def picture(cycle: dict[float, dict[str, float]], depth: dict[str, list[float]],
     first.legend(frameon=False, fontsize=8)
 
     y = torch.arange(48) % 6
-    turned = class_sheaf(random_graph(48, 110, g), rotation(2 * math.pi * y.double() / 6))
+    turned = class_sheaf(random_graph(48, 110, g), around(6, y))
     limit = heat_limit(turned, torch.randn(48, 2, 1, dtype=torch.float64, generator=g))[..., 0]
     second.scatter(*limit.T, c=y, cmap="tab10", vmax=9, s=22)
     second.plot(0, 0, "k+")

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 from torch_geometric import nn as pyg
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
+from torch_geometric.nn.inits import reset
 from torch_geometric.utils import remove_self_loops, to_scipy_sparse_matrix
 
 from suffuse.errors import unknown
@@ -59,7 +60,7 @@ class GCNII(nn.Module):
 
     def reset_parameters(self) -> None:
         for part in (self.encoder, *self.convs, self.decoder):
-            part.reset_parameters()
+            reset(part)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
         drop = lambda h: functional.dropout(h, self.dropout, self.training)  # noqa: E731
@@ -146,7 +147,7 @@ class GPRGNN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.layers.reset_parameters()
+        reset(self.layers)
         power = torch.arange(len(self.gamma))
         pagerank = self.alpha * (1 - self.alpha) ** power
         pagerank[-1] = (1 - self.alpha) ** power[-1]
@@ -216,7 +217,7 @@ class Baseline(nn.Module):
         self.net = BASELINES[model](in_channels, hidden_channels, num_layers, out_channels, dropout=dropout, **settings)
 
     def reset_parameters(self) -> None:
-        self.net.reset_parameters()
+        reset(self.net)
 
     def forward(self, x: Tensor, edge_index: Any) -> Tensor:
         return self.net(x) if self.ignores_graph else self.net(x, edge_index)
