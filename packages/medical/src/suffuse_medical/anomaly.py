@@ -22,8 +22,9 @@ A map is evidence of "unusual among the training slices", not a diagnosis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from suffuse.samplers import DDIM, DDPM, invert
 from suffuse.samplers.base import Coefficients, Noise
 
 from .data.geometry import Geometry
+from .data.nifti import write_nifti
 from .noise import CoarseNoise, SimplexNoise
 from .prediction import Prediction, check_images, check_samples, in_batches
 from .prior import NOISES, SliceDenoiser, fit_prior
@@ -62,6 +64,20 @@ class AnomalyPrediction(Prediction):
     """Samples (K, N, C, H, W) of the healthy version of ``image`` (N, C, H, W)."""
 
     image: Tensor | None = None
+
+    def on(self, geometry: Geometry) -> Self:
+        assert self.image is not None
+        return replace(super().on(geometry), image=self._move(self.image, geometry))
+
+    def write(self, folder: str | Path, *, samples: bool = False) -> list[Path]:
+        """As any prediction (the healthy version), and ``map`` and ``map-std``."""
+        written = super().write(folder, samples=samples)
+        assert self.geometry is not None
+        stored = self.geometry.stored_as("float32")
+        named = {"map": self.map} | ({"map-std": self.map_std} if len(self.samples) > 1 else {})
+        for name, slices in named.items():
+            written.append(write_nifti(Path(folder) / f"{name}.nii.gz", slices[:, 0].permute(1, 2, 0), stored))
+        return written
 
     @property
     def map(self) -> Tensor:

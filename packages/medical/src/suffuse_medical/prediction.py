@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from suffuse.errors import InvalidArgument
 
-from .data.geometry import Geometry
+from .data.geometry import Geometry, resample
 from .data.nifti import write_nifti
 
 __all__ = ["Prediction", "check_images", "in_batches", "sample_seeds"]
@@ -65,6 +66,22 @@ class Prediction:
         """How often the interval should hold the truth: ``level``, or what so many samples can reach."""
         k = len(self.samples)
         return min(level, (k - 1) / (k + 1))
+
+    def on(self, geometry: Geometry) -> Self:
+        """The same prediction on another grid: that of the file the input came from, say."""
+        if self.geometry is None:
+            raise InvalidArgument("this prediction has no geometry; pass geometry= to predict")
+        moved = torch.stack([self._move(sample, geometry) for sample in self.samples])
+        return replace(self, samples=moved, geometry=geometry)
+
+    #: How samples are interpolated.
+    mode: ClassVar[Literal["linear", "nearest"]] = "linear"
+
+    def _move(self, slices: Tensor, geometry: Geometry) -> Tensor:
+        """Slices (N, C, H, W) on another grid."""
+        assert self.geometry is not None
+        volume = resample(slices.permute(1, 2, 3, 0), self.geometry, geometry, self.mode)
+        return volume.permute(3, 0, 1, 2)
 
     def write(self, folder: str | Path, *, samples: bool = True) -> list[Path]:
         """NIfTI files on the geometry of the input: ``mean``, ``std`` and, if wanted, every ``sample-k``.

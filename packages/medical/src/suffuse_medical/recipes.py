@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from suffuse.errors import InvalidArgument
 from suffuse.recipes import recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .data.geometry import Geometry
 
 
 def draw(
@@ -114,10 +120,443 @@ def tissue_to_t1(
     return Path(out)
 
 
+def draw_slices(
+    checkpoint: Path, *, out: Path, n: int = 8, steps: int = 20, seed: int = 0, device: str = "auto"
+) -> list[Path]:
+    """Write slices as NIfTI, drawn from a latent diffusion model.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        n: number of slices.
+        steps: network calls per slice.
+        seed: of the first slice; slice k has seed + k.
+        device: auto, cpu or cuda.
+    """
+    import suffuse
+
+    from .data import WORKING_GRID, to_intensity, write_nifti
+
+    model = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    images = to_intensity(model.sample(n, steps=steps, seed=seed))  # type: ignore[attr-defined]
+    geometry = WORKING_GRID.slab(0, 1).stored_as("float32")  # a slice of nowhere in particular, at the right spacing
+    return [write_nifti(Path(out) / f"slice-{seed + k}.nii.gz", x[..., None], geometry) for k, x in enumerate(images)]
+
+
+@recipe("medical/latent-diffusion", sample=draw_slices)
+def latent_diffusion(
+    *,
+    dataset: str = "phantoms",
+    out: Path = Path("runs/medical-latent-diffusion"),
+    kind: str = "kl",
+    factor: int = 4,
+    patients: int = 48,
+    autoencoder_steps: int = 2000,
+    steps: int = 3000,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Draw T1-weighted brain slices in the latent space of an autoencoder (LDM).
+
+    Args:
+        dataset: "phantoms" or "template".
+        out: folder of the checkpoint and the logs.
+        kind: of autoencoder, "kl" or "vq".
+        factor: how much each edge of the image shrinks, 2, 4 or 8.
+        patients: number of pseudo-patients; five in six are trained on.
+        autoencoder_steps: optimiser steps of stage 1; the adversary joins half-way.
+        steps: optimiser steps of stage 2.
+        batch_size: slices per step.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    from . import ldm
+    from .data import load_slices
+
+    images = load_slices(dataset, patients=patients, seed=seed).train.image
+    autoencoder = ldm.fit_autoencoder(
+        images, kind, factor=factor, steps=autoencoder_steps, batch_size=batch_size, out=Path(out) / "stage1",
+        seed=seed, device=device, progress=progress,
+    )  # fmt: skip
+    metadata = {"recipe": "medical/latent-diffusion", "dataset": dataset, "patients": patients, "slices": len(images)}
+    ldm.fit(
+        images, autoencoder, steps=steps, batch_size=batch_size, out=Path(out), metadata=metadata, seed=seed,
+        device=device, progress=progress,
+    )  # fmt: skip
+    return Path(out)
+
+
+@recipe("medical/style")
+def style(
+    *,
+    out: Path = Path("runs/medical-style"),
+    patients: int = 24,
+    source: str = "mp",
+    aggregation: str = "mean",
+    style_images: int = 4,
+    steps: int = 2000,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Draw tissue maps in the style of other images (STEDM), on pseudo-patients of several protocols.
+
+    Args:
+        out: folder of the checkpoint and the logs.
+        patients: number of pseudo-patients.
+        source: of style images, "mp", "nearby", "augmented", or "none" for the layout-only ablation.
+        aggregation: of style images, "mean", "max", "linear" or "set".
+        style_images: how many are shown.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    from . import stedm
+    from .benchmarks.cohorts import CLASSES, PROTOCOLS, cohort
+
+    train = cohort(patients, PROTOCOLS, seed=seed)
+    stedm.fit(
+        train.images, stedm.layout_maps(train.labels, CLASSES), train.patients, source=source, aggregation=aggregation,  # type: ignore[arg-type]
+        style_images=style_images, steps=steps, batch_size=batch_size, out=Path(out), seed=seed, device=device,
+        progress=progress,
+    )  # fmt: skip
+    return Path(out)
+
+
+@recipe("medical/joint")
+def joint(
+    *,
+    out: Path = Path("runs/medical-joint"),
+    patients: int = 24,
+    steps: int = 3000,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Draw, segment and paint with one joint model of slices and their labels (UniCon).
+
+    Args:
+        out: folder of the checkpoint and the logs.
+        patients: number of pseudo-patients.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    from . import stedm, unicon
+    from .benchmarks.cohorts import CLASSES, cohort
+
+    train = cohort(patients, seed=seed)
+    unicon.fit(
+        train.images, stedm.layout_maps(train.labels, CLASSES), steps=steps, batch_size=batch_size, out=Path(out),
+        metadata={"recipe": "medical/joint", "patients": patients}, seed=seed, device=device, progress=progress,
+    )  # fmt: skip
+    return Path(out)
+
+
+# --- tasks on volumes -------------------------------------------------------------------------------------------
+
+GRID, SPACING = (56, 64, 48), 3.0
+"""Voxels and their size in mm, of the grid around the middle of a volume that the networks of these tasks see."""
+
+
+def _healthy(images: Path | None, patients: int, sequence: str, seed: int) -> Tensor:
+    """Slices (N, 1, H, W) of volumes in a folder, or of healthy pseudo-patients."""
+    import torch
+
+    from .data import PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
+
+    volumes = []
+    if images is None:
+        cohort = PhantomCohort(patients, sequences=(sequence,), sites=("A", "B"), seed=seed)
+        volumes = [mri_percentile(plain(cohort[i]["image"])) for i in range(patients)]
+    else:
+        for item in VolumeFolder(images):
+            grid = working_grid(item["geometry"], GRID, SPACING)
+            volumes.append(resample(mri_percentile(plain(item["image"])) + 1, item["geometry"], grid) - 1)
+    slices = torch.cat([volume.permute(3, 0, 1, 2) for volume in volumes])
+    return slices[(slices > -0.8).float().mean((1, 2, 3)) > 0.1]  # slices of air teach nothing
+
+
+def _slices_of(image: Path) -> tuple[Tensor, Geometry, Geometry]:
+    """Slices of a NIfTI file on the working grid, the working grid, and the file's own."""
+    from .data import mri_percentile, read_nifti, resample, working_grid
+
+    volume, geometry = read_nifti(image)
+    grid = working_grid(geometry, GRID, SPACING)
+    # air is -1: interpolate from zero outside the file
+    return (resample(mri_percentile(volume) + 1, geometry, grid) - 1).permute(3, 0, 1, 2), grid, geometry
+
+
+def _find(
+    checkpoint: Path,
+    *,
+    out: Path,
+    image: Path,
+    level: float = 0.4,
+    steps: int = 8,
+    n: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Path]:
+    """Write an anomaly map of a volume, its spread, and the healthy version, as NIfTI on the volume's own grid.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        image: NIfTI volume, in any orientation and spacing.
+        level: noise that is added, kappa.
+        steps: network calls per sample.
+        n: number of samples.
+        seed: of the first sample.
+        device: auto, cpu or cuda.
+    """
+    import suffuse
+
+    from . import anomaly as task
+
+    denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    slices, grid, geometry = _slices_of(image)
+    found = task.predict(denoiser, slices, level=level, steps=steps, n=n, seed=seed, geometry=grid)
+    return found.on(geometry).write(out)
+
+
+@recipe("medical/anomaly", sample=_find)
+def anomaly(
+    *,
+    images: Path | None = None,
+    out: Path = Path("runs/medical-anomaly"),
+    noise: str = "simplex",
+    patients: int = 96,
+    sequence: str = "FLAIR",
+    steps: int = 3000,
+    batch_size: int = 8,
+    lr: float = 3e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Learn what healthy slices look like, to find what does not (AnoDDPM).
+
+    Args:
+        images: folder of NIfTI volumes of healthy people; without one, pseudo-patients.
+        out: folder of the checkpoint and the logs.
+        noise: "simplex", "coarse" or "white".
+        patients: number of pseudo-patients.
+        sequence: of the pseudo-patients: T1w, PDw, T2w or FLAIR.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        lr: peak learning rate.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    from . import anomaly as task
+
+    slices = _healthy(images, patients, sequence, seed)
+    task.fit(
+        slices, noise=noise, steps=steps, batch_size=batch_size, lr=lr, out=Path(out), seed=seed, device=device,
+        metadata={"recipe": "medical/anomaly", "noise": noise, "slices": len(slices)}, progress=progress,
+    )  # fmt: skip
+    return Path(out)
+
+
+def _reconstruct(
+    checkpoint: Path,
+    *,
+    out: Path,
+    image: Path,
+    acceleration: float = 4.0,
+    method: str = "dds",
+    n: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Path]:
+    """Leave out k-space lines of a volume, slice by slice, and reconstruct it: zero-filled, mean, spread and samples.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        image: NIfTI volume, in any orientation and spacing.
+        acceleration: of how many lines one is kept.
+        method: "posterior", "pigdm", "dds" or "score-mri".
+        n: number of samples.
+        seed: of the first sample, and of the lines.
+        device: auto, cpu or cuda.
+    """
+    import torch
+
+    import suffuse
+
+    from . import reconstruction as task
+    from .operators import MaskedFourier, kspace_mask
+    from .prediction import Prediction
+
+    denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    slices, grid, geometry = _slices_of(image)
+    generator = torch.Generator().manual_seed(seed)
+    operator = MaskedFourier(kspace_mask(GRID[:2], acceleration, 0.32 / acceleration, generator=generator))
+    y = operator(slices)
+    found = task.predict(denoiser, operator, y, method=method, n=n, seed=seed, geometry=grid)  # type: ignore[arg-type]
+    zero_filled = Prediction(operator.pseudo_inverse(y)[None], grid).on(geometry)
+    files = found.on(geometry).write(out)
+    return [*files, zero_filled.write(Path(out) / "zero-filled", samples=False)[0]]
+
+
+@recipe("medical/reconstruction", sample=_reconstruct)
+def reconstruction(
+    *,
+    images: Path | None = None,
+    out: Path = Path("runs/medical-reconstruction"),
+    patients: int = 96,
+    sequence: str = "T1w",
+    steps: int = 3000,
+    batch_size: int = 8,
+    lr: float = 3e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Learn a prior of slices, with which any mask, trajectory or blur can be undone (score-MRI, DDS).
+
+    Args:
+        images: folder of NIfTI volumes; without one, pseudo-patients.
+        out: folder of the checkpoint and the logs.
+        patients: number of pseudo-patients.
+        sequence: of the pseudo-patients: T1w, PDw, T2w or FLAIR.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        lr: peak learning rate.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    from . import reconstruction as task
+
+    slices = _healthy(images, patients, sequence, seed)
+    task.fit(
+        slices, steps=steps, batch_size=batch_size, lr=lr, out=Path(out), seed=seed, device=device,
+        metadata={"recipe": "medical/reconstruction", "slices": len(slices)}, progress=progress,
+    )  # fmt: skip
+    return Path(out)
+
+
+def _segment(
+    checkpoint: Path,
+    *,
+    out: Path,
+    image: Path,
+    n: int = 5,
+    steps: int = 10,
+    seed: int = 0,
+    dicom: bool = False,
+    device: str = "auto",
+) -> list[Path]:
+    """Segment a volume: labels, and the probability and spread of each class, as NIfTI on the volume's own grid.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        image: NIfTI volume, in any orientation and spacing.
+        n: members of the ensemble.
+        steps: network calls per member.
+        seed: of the first member.
+        dicom: write a DICOM-SEG object as well; needs the extra dicom.
+        device: auto, cpu or cuda.
+    """
+    import suffuse
+
+    from . import segmentation as task
+    from .data import LabelSchema
+
+    schema = LabelSchema(suffuse.hub.read_config(checkpoint)["metadata"]["labels"])
+    denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    slices, grid, geometry = _slices_of(image)
+    found = task.predict(denoiser, slices, schema, n=n, steps=steps, seed=seed, geometry=grid).on(geometry)
+    files = [found.write_labels(Path(out) / "labels.nii.gz"), *found.write(out, samples=False)]
+    if dicom:
+        from .data.dicom import write_dicom_seg
+
+        mask = found.labels[:, 0].permute(1, 2, 0)[None]
+        files.append(write_dicom_seg(Path(out) / "labels.dcm", mask, geometry, schema))
+    return files
+
+
+@recipe("medical/segmentation", sample=_segment)
+def segmentation(
+    *,
+    images: Path | None = None,
+    labels: Path | None = None,
+    names: str = "background,lesion",
+    out: Path = Path("runs/medical-segmentation"),
+    patients: int = 96,
+    steps: int = 3000,
+    batch_size: int = 8,
+    lr: float = 3e-3,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> Path:
+    """Learn to draw masks, several for an image (diffusion ensembles).
+
+    Args:
+        images: folder of NIfTI volumes; without one, pseudo-patients with lesions.
+        labels: folder of their label maps, 0, 1, 2, ...
+        names: of the labels 0, 1, 2, ..., with commas.
+        out: folder of the checkpoint and the logs.
+        patients: number of pseudo-patients.
+        steps: optimiser steps.
+        batch_size: slices per step.
+        lr: peak learning rate.
+        seed: of all random draws.
+        device: auto, cpu or cuda.
+        progress: whether to show progress.
+    """
+    import torch
+
+    from . import segmentation as task
+    from .data import LabelSchema, PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
+
+    if (images is None) != (labels is None):
+        raise InvalidArgument("images and labels belong together; give both folders or none")
+    schema = LabelSchema(names.split(","))
+    pairs = []
+    if images is None:
+        cohort = PhantomCohort(
+            patients, sequences=("FLAIR",), sites=("A", "B"), seed=seed, lesions=(3, 8), lesion_radius=10.0
+        )
+        for i in range(patients):
+            item = cohort[i]
+            pairs.append((mri_percentile(plain(item["image"])), plain(item["lesion"])))
+    else:
+        for item in VolumeFolder(images, labels):
+            where, grid = item["geometry"], working_grid(item["geometry"], GRID, SPACING)
+            mask = plain(item["label"])
+            schema.index(mask)  # a wrong label is an error before the long work
+            image = resample(mri_percentile(plain(item["image"])) + 1, where, grid) - 1
+            pairs.append((image, resample(mask, where, grid, "nearest")))
+    slices, masks = (torch.cat([pair[k].permute(3, 0, 1, 2) for pair in pairs]) for k in (0, 1))
+    keep = (slices > -0.8).float().mean((1, 2, 3)) > 0.1
+    task.fit(
+        slices[keep], masks[keep], schema, steps=steps, batch_size=batch_size, lr=lr, out=Path(out), seed=seed,
+        device=device, progress=progress,
+        metadata={"recipe": "medical/segmentation", "labels": list(schema.names), "slices": int(keep.sum())},
+    )  # fmt: skip
+    return Path(out)
+
+
 def _torch_device(device: str) -> str:
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-RECIPES = (tissue_to_t1,)
+RECIPES = (tissue_to_t1, latent_diffusion, style, joint, anomaly, reconstruction, segmentation)

@@ -40,6 +40,7 @@ class SegmentationPrediction(Prediction):
     """Samples (K, N, C, H, W), each a mask of one-hot classes; ``mean`` is the probability of each class."""
 
     schema: LabelSchema | None = None
+    mode = "nearest"
 
     @property
     def labels(self) -> Tensor:

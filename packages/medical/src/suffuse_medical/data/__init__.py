@@ -3,6 +3,7 @@
 from .deformation import jacobian_determinant, random_displacement, warp
 from .folders import MedMNIST, PictureFolder, VolumeFolder, stack
 from .geometry import Geometry, plain, reorient, resample
+from .intensity import ct_window, mri_percentile, working_grid
 from .labels import LabelSchema
 from .nifti import read_nifti, write_nifti
 from .phantoms import SITES, PhantomCohort, Site, normalise
@@ -33,10 +34,12 @@ __all__ = [
     "axial_slices",
     "check_leakage",
     "cohort_slices",
+    "ct_window",
     "group_split",
     "jacobian_determinant",
     "load_slices",
     "load_template",
+    "mri_percentile",
     "normalise",
     "plain",
     "random_displacement",
@@ -49,5 +52,6 @@ __all__ = [
     "to_intensity",
     "to_network",
     "warp",
+    "working_grid",
     "write_nifti",
 ]
