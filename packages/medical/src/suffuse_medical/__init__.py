@@ -1,7 +1,12 @@
 """Medical imaging with diffusion models, as MONAI citizens.
 
-    data            NIfTI in and out with its geometry, the MNI152 template, pseudo-patients, splits that do not leak
+    data            NIfTI and DICOM with their geometry, the MNI152 template, pseudo-patients, splits that do not leak
+    nets            MONAI's diffusion networks as denoisers
     tissue_to_t1    draw T1-weighted brain slices from a tissue map: the posterior mean, samples and their spread
+    reconstruction  images that fit a measurement of one of the ``operators``, from a ``prior``
+    anomaly         what a slice would look like if it were healthy, and where it differs; its ``noise``
+    segmentation    ensembles of diffused masks
+    uncertainty     intervals that cover what they promise
     baselines       what a diffusion model has to beat
     metrics         fidelity in the brain, distance between distributions, calibration
     recipes         `suffuse train medical/tissue-to-t1`
