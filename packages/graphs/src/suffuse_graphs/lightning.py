@@ -9,6 +9,7 @@ A batch is PyG's: disjoint graphs in one, or seeds with their neighbourhood (`ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch_geometric.nn.resolver import aggregation_resolver
 
 from suffuse.errors import InvalidArgument, TrainingDiverged
 
-LOSSES = {"cross_entropy": cross_entropy, "mse": mse_loss}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": cross_entropy, "mse": mse_loss}
 
 
 class GraphModule(LightningModule):
@@ -51,7 +52,8 @@ class GraphModule(LightningModule):
             raise InvalidArgument(f"loss must be one of {', '.join(LOSSES)}; got {loss!r}")
         if not lr > 0:
             raise InvalidArgument(f"lr must be positive, got {lr}")
-        self.model, self.loss, self.mask = model, LOSSES[loss], mask
+        self.model, self.mask = model, mask
+        self.loss: Callable[[Tensor, Tensor], Tensor] = LOSSES[loss]
         self.readout = aggregation_resolver(readout) if readout else None
         self.lr, self.weight_decay = lr, weight_decay
         self.sheaf_decay = weight_decay if sheaf_decay is None else sheaf_decay
@@ -84,7 +86,8 @@ class GraphModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        maps = list(self.model.sheaf_parameters()) if hasattr(self.model, "sheaf_parameters") else []
+        of_maps = getattr(self.model, "sheaf_parameters", list)
+        maps = of_maps()
         known = {id(p) for p in maps}
         rest = [p for p in self.parameters() if id(p) not in known]
         groups = [{"params": rest, "weight_decay": self.weight_decay}]

@@ -71,7 +71,8 @@ def neighbor_loader(
     if backend != "torch":
         raise InvalidArgument(f"backend must be 'torch' or 'pyg', got {backend!r}")
     sampler = NeighborSampler(data, num_neighbors, generator)
-    return DataLoader(nodes.tolist(), batch_size=batch_size, collate_fn=sampler, generator=generator, **loader)
+    seeds: Any = nodes.tolist()
+    return DataLoader(seeds, batch_size=batch_size, collate_fn=sampler, generator=generator, **loader)
 
 
 class NeighborSampler:

@@ -85,8 +85,7 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
     graph = sheaf_graph(edge_index, len(x))
     graph.pattern(3, maps != "diagonal")
     set_up = _clock(device) - start
-    model = _ours(maps, shape, device)
-    model.checkpoint = checkpoints
+    model = _ours(maps, shape, device, checkpoint=checkpoints)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses, best = [], float("inf")
     for _ in range(steps + 1):
@@ -95,7 +94,7 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
         loss = cross_entropy(model(x, edge_index), y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         best = min(best, _clock(device) - start)
     return {
         "edges": edges, "train step": best, "set-up": set_up, "peak memory": (_peak(device) - before) / 2**30,

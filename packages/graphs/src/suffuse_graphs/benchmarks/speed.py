@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,13 +164,12 @@ def _task(shape: Shape, device: str, seed: int) -> tuple[Tensor, Tensor, Tensor]
     return edge_index, x, torch.randint(CLASSES, (shape.nodes,), device=device)
 
 
-def _ours(maps: str, shape: Shape, device: str) -> nn.Module:
+def _ours(maps: str, shape: Shape, device: str, **options: Any) -> nn.Module:
     from ..sheaf import NeuralSheafDiffusion
 
     hidden = shape.stalk_dim * shape.width
-    return NeuralSheafDiffusion(shape.features, hidden, shape.layers, CLASSES, stalk_dim=shape.stalk_dim, maps=maps).to(
-        device
-    )
+    options = {"stalk_dim": shape.stalk_dim, "maps": maps, **options}
+    return NeuralSheafDiffusion(shape.features, hidden, shape.layers, CLASSES, **options).to(device)
 
 
 def _theirs(maps: str, shape: Shape, edge_index: Tensor, checkout: str) -> nn.Module:
@@ -231,7 +231,7 @@ def times(maps: str, shape: Shape, checkout: str | None, device: str, seed: int,
 
     ours = _ours(maps, shape, device)
     found = {"set-up ours": _fastest(device, 3, call=set_up)["call"]}
-    models = {"ours": (ours, (x, edge_index))}
+    models: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {"ours": (ours, (x, edge_index))}
     if checkout:
         from .official import copy_weights
 
@@ -244,15 +244,9 @@ def times(maps: str, shape: Shape, checkout: str | None, device: str, seed: int,
             gap = theirs.eval()(x) - ours.eval()(x, edge_index).log_softmax(-1)
         found["difference"] = float(gap.abs().max())
 
-    @torch.no_grad()
-    def forward(model: nn.Module, inputs: Any) -> None:
-        model(*inputs)
-
     for who, (model, inputs) in models.items():
-        model.eval()
-        found[f"forward {who}"] = _fastest(device, min(repeats, 5), call=lambda m=model, i=inputs: forward(m, i))[
-            "call"
-        ]
+        with torch.no_grad():
+            found[f"forward {who}"] = _fastest(device, min(repeats, 5), call=partial(model.eval(), *inputs))["call"]
         model.train()
     steps = {who: _step(model, *inputs, y=y) for who, (model, inputs) in models.items()}
     return found | {f"train step {who}": s for who, s in _fastest(device, repeats, **steps).items()}

@@ -22,6 +22,8 @@ follow the official code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,7 +39,7 @@ from .propagate import at_ends
 __all__ = ["ACTIVATIONS", "MAPS", "ORTHOGONAL", "SheafLearner", "cayley", "householder"]
 
 MAPS = ("diagonal", "orthogonal", "general", "connection", "identity")
-ACTIVATIONS = {"tanh": torch.tanh, "elu": functional.elu, "none": lambda a: a}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "elu": functional.elu, "none": lambda a: a}
 
 
 class SheafLearner(nn.Module):
