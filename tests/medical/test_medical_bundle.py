@@ -85,7 +85,7 @@ def test_scale_and_schedule_come_back(exported, model):
 
 def test_a_plain_denoiser_of_images(card, tmp_path):
     torch.manual_seed(0)
-    net = suffuse.nets.MonaiUNet(2, 1, num_res_blocks=1, norm_num_groups=8, attention_levels=[False], **UNET)
+    net = suffuse.nets.MonaiUNet(2, 1, num_res_blocks=1, norm_num_groups=2, attention_levels=[False], **UNET)
     denoiser = suffuse.NetworkDenoiser(net, suffuse.schedules.VPLinear()).eval()
     root = bundle.export(denoiser, tmp_path / "plain", card, shape=(1, 8, 8), steps=2, label_schema={1: "lesion"})
     workflow = _workflow(root, n=1)

@@ -10,6 +10,7 @@ from suffuse_medical import ldm
 from suffuse_medical.ldm import AutoencoderObjective, WithDiscriminator
 
 TINY = {"width": 8, "latent_channels": 2}
+PLAIN = AutoencoderObjective(adversarial_weight=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def volumes():
 
 @pytest.fixture(scope="module")
 def autoencoder(images):
-    return ldm.fit_autoencoder(images, steps=40, lr=1e-2, batch_size=8, device="cpu", progress=False, **TINY)
+    return ldm.fit_autoencoder(
+        images, steps=30, lr=1e-2, batch_size=8, objective=PLAIN, device="cpu", progress=False, **TINY
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def asked(images):
 def model(images, autoencoder, asked, tmp_path_factory):
     out = tmp_path_factory.mktemp("ldm") / "run"
     fitted = ldm.fit(
-        images, autoencoder, cond=asked, channels=(8, 16), num_head_channels=8, steps=20, out=out,
+        images, autoencoder, cond=asked, channels=(8,), num_head_channels=8, steps=8, batch_size=8, out=out,
         metadata={"note": "x"}, device="cpu", progress=False,
     )  # fmt: skip
     return fitted, out

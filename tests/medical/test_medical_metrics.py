@@ -77,3 +77,13 @@ def test_one_clear_error_each():
         metrics.rbf_mmd(x[:2], x[:2])
     with pytest.raises(InvalidArgument, match="one image many times over"):
         metrics.rbf_mmd(x, x)
+
+
+def test_fid_of_known_gaussians_and_the_refusal_of_few_images():
+    """Two Gaussians of unit covariance a distance m apart are m^2 apart."""
+    generator = torch.Generator().manual_seed(0)
+    real, moved = torch.randn(4000, 1, 2, 2, generator=generator), 1 + torch.randn(4000, 1, 2, 2, generator=generator)
+    found = metrics.fid(real, moved, lambda x: x.flatten(1))
+    assert found.value == pytest.approx(4, rel=0.1) and found.real_halves < 0.05
+    with pytest.raises(InvalidArgument, match="at least 768 images"):
+        metrics.fid(torch.zeros(20, 1, 16, 16), torch.zeros(20, 1, 16, 16))

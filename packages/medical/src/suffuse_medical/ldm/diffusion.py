@@ -27,6 +27,7 @@ from suffuse.samplers import DPMSolverPP, Sampler
 from suffuse.schedules import DiscreteBetas, RectifiedFlow, Schedule, VPLinear
 from suffuse.training import DenoisingObjective
 
+from ..nets import unet_settings
 from ..tissue_to_t1 import accelerator
 from .autoencoder import Autoencoder, make_autoencoder
 from .losses import AutoencoderObjective, WithDiscriminator
@@ -87,11 +88,13 @@ class LatentDiffusion(nn.Module):
         return self.decode(self.encode(images))
 
     def latent_condition(self, cond: Condition) -> Condition:
-        """The condition with its maps on the latent grid."""
+        """The condition with its maps on the latent grid; sets of images (B, n, C, *spatial) stay as they are."""
         maps = {}
         for name, value in cond.maps.items():
             if name in self.encoded:
                 maps[name] = self.encode(value)
+            elif value.ndim != self.autoencoder.spatial_dims + 2:
+                maps[name] = value  # a set of images, not a map of this one
             else:
                 size = [n // self.autoencoder.factor for n in value.shape[2:]]
                 maps[name] = F.interpolate(value, size=size, mode="area")
@@ -246,19 +249,12 @@ def fit(
         latents = torch.cat([autoencoder.encode(part) for part in images.split(64)])
     scale = float(latents.std())
     torch.manual_seed(seed)
-    settings: dict[str, Any] = {
-        "num_res_blocks": 1,
-        "channels": list(channels),
-        "attention_levels": [False] * (len(channels) - 1) + [True],
-        "norm_num_groups": 8,
-        "num_head_channels": 16,
-    }
+    attention = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
+    settings = unet_settings(channels, **({"attention_levels": attention} | unet))
     tokens = {} if cond is None else {name: value.shape[2] for name, value in cond.tokens.items()}
     maps = {} if cond is None else {name: value.shape[1] for name, value in cond.maps.items()}
     maps |= dict.fromkeys(encoded, autoencoder.latent_channels)
-    backbone = MonaiUNet(
-        autoencoder.spatial_dims, autoencoder.latent_channels, tokens=tokens, maps=maps, **(settings | unet)
-    )
+    backbone = MonaiUNet(autoencoder.spatial_dims, autoencoder.latent_channels, tokens=tokens, maps=maps, **settings)
     denoiser = NetworkDenoiser(backbone, schedule or VPLinear(), prediction_type)
     model = LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:], encoded)
     inside = None if cond is None else model.latent_condition(cond)
