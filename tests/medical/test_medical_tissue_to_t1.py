@@ -106,7 +106,7 @@ def test_any_orientation_gives_the_same_anatomy(trained):
 
 
 def test_recipe_trains_and_draws_nifti_where_the_slab_lies(tmp_path):
-    (recipe,) = RECIPES
+    recipe = RECIPES[0]
     checkpoint = recipe.train(out=tmp_path / "run", patients=2, steps=2, progress=False, device="cpu")
     assert suffuse.hub.read_config(checkpoint)["metadata"]["recipe"] == recipe.name
     files = recipe.sample(checkpoint, out=tmp_path / "drawn", n=2, steps=2, device="cpu")
