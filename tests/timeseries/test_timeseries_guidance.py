@@ -124,19 +124,23 @@ def test_ddpm_is_guided_as_published(kind, post_step):
     torch.testing.assert_close(ours, x, rtol=1e-6, atol=1e-8)
 
 
-def test_the_scale_of_one_grid_is_refused_on_another():
-    denoiser, _ = correlated()
-    scale = ancestral(1.0, samplers.DDPM(steps=5, grid="time").levels(SCHEDULE))
-    guided = ObservationSelfGuidance(denoiser, *observations(2), guidance_scale=scale)
-    with pytest.raises(InvalidArgument, match="not on the grid"):
-        guided(torch.zeros(2, 1, LENGTH, dtype=torch.float64), 0.123)
+def test_on_a_fine_grid_the_papers_scale_is_nearly_constant_and_between_levels_it_is_defined():
+    visited = samplers.DDPM(steps=500, grid="time").levels(SCHEDULE)
+    scale = ancestral(1.0, visited)
+    assert [scale(level) == pytest.approx(1, abs=0.05) for level in visited[50:450]] == [True] * 400
+    t, r = visited[100], visited[101]
+    between = SCHEDULE.level((t.t + r.t) / 2)
+    assert scale(between) == pytest.approx((r.sigma**2 / r.alpha) / (between.sigma**2 / between.alpha))
+    with pytest.raises(InvalidArgument, match="one t for the whole batch"):
+        guided = ObservationSelfGuidance(correlated()[0], *observations(2), guidance_scale=scale)
+        guided(torch.zeros(2, 1, LENGTH, dtype=torch.float64), torch.tensor([0.2, 0.3], dtype=torch.float64))
 
 
 def test_the_last_step_of_the_papers_chain_is_not_guided():
     visited = samplers.DDPM(steps=5, grid="time").levels(SCHEDULE)
     scale = ancestral(2.0, visited)
-    assert scale(visited[-2].kappa) == 0
-    assert [scale(level.kappa) > 0 for level in visited[:-2]] == [True] * 4
+    assert scale(visited[-2]) == 0
+    assert [0 < scale(level) < 2 for level in visited[:-2]] == [True] * 4
 
 
 @pytest.mark.parametrize("samples", [1, 20, 24, 100])

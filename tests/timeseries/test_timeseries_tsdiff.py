@@ -417,6 +417,7 @@ def test_a_warm_start_from_another_network_is_refused(predictor, tmp_path):
         ({"steps": 0}, "steps must be at least 1"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"grid": "even"}, "unknown grid 'even'"),
+        ({"weighting": "even"}, "unknown weighting 'even'"),
         ({"sampler": "ddim", "post_step": True}, "post_step is a form of the sampler 'ddpm'"),
         ({"scale": 1.0}, r"using\(\) takes"),
     ],

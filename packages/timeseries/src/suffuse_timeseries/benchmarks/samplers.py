@@ -36,8 +36,9 @@ CHAIN = {True: (), False: (100,)}  # and these for DDPM
 )
 def samplers(run: Run) -> None:
     """CRPS of quantile-guided forecasts of one unconditional model against evaluations of the network (each with its
-    gradient). ``ddpm`` is weighted as in the paper, and ``ddpm, post-step`` guided after each step as in its code, with
-    two evaluations a step; the others have a constant guidance scale. All at one scale.
+    gradient). All are weighted as the paper's DDPM, by the level that a step leads to, and have one scale s;
+    ``constant`` is the weighting of the official code's DDIM, and ``ddpm, post-step`` is guided after each step as that
+    code does, with two evaluations a step.
     """
     from .store import Store
 
@@ -59,6 +60,11 @@ def curves(loaded: Loaded, store: Store) -> None:
         for name in SOLVERS
         for n in (*EVALUATIONS[run.quick], *(CHAIN[run.quick] if name == "ddpm" else ()))
         if not (name == "heun" and n % 2)
+    ]
+    asked += [
+        (f"{name}, constant", n, {"sampler": name, "steps": n, "weighting": "constant"})
+        for name in ("ddim", "dpmpp-2m")
+        for n in EVALUATIONS[run.quick]
     ]
     most = max(n for _, n, _ in asked)
     asked.append(("ddpm, post-step", most, {"sampler": "ddpm", "steps": most // 2, "post_step": True}))
@@ -97,6 +103,8 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     axes = figure.subplots()
     for name, points in scores.items():
         style: dict[str, Any] = {"marker": "o"}
+        if name.endswith("constant"):
+            style = {"color": "0.7", "marker": "s" if name.startswith("ddim") else "^"}
         if name.startswith("ddpm"):
             style = {"color": "black", "linewidth": 2, "marker": "o" if name == "ddpm" else "x"}
         axes.plot(*zip(*points, strict=True), markersize=5, label=name, **style)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from gluonts.core.component import validated
+from rich.progress import track
 from torch import Tensor
 
 from suffuse import Condition, Denoiser, NetworkDenoiser, samplers
@@ -45,12 +46,13 @@ class Forecasting:
 
     Args:
         method: ``cond``, ``ms`` or ``q``.
-        sampler: any of ``suffuse.samplers.SAMPLERS``, such as ``ddpm``, ``ddim``, ``dpmpp-2m`` or ``deis-2``. With
-            ``ddpm`` guidance is weighted as in the paper, with the others its scale is constant.
+        sampler: any of ``suffuse.samplers.SAMPLERS``, such as ``ddpm``, ``ddim``, ``dpmpp-2m`` or ``deis-2``.
         steps: its number of steps, which is the number of network evaluations (twice that for Heun).
         guidance_scale: s of ``ms`` and ``q``; the paper takes 1 to 8 for ``q``, by data set.
         grid: of ``suffuse.samplers.GRIDS``; default ``time`` for ``ddpm``, which with 100 steps is the paper's chain,
             and the sampler's own for others.
+        weighting: ``ancestral``, the paper's for DDPM, or ``constant``, the official code's for DDIM, which needs more
+            steps; see ``self_guidance``.
         post_step: for ``ddpm``, whether guidance comes after each step, as in the official code, at twice the cost.
     """
 
@@ -59,6 +61,7 @@ class Forecasting:
     steps: int = 20
     guidance_scale: float = 4.0
     grid: str | None = None
+    weighting: Literal["ancestral", "constant"] = "ancestral"
     post_step: bool = False
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class Forecasting:
             raise InvalidArgument(f"guidance_scale must be >= 0, got {self.guidance_scale}")
         if self.grid is not None and self.grid not in samplers.GRIDS:
             raise unknown("grid", self.grid, samplers.GRIDS)
+        if self.weighting not in ("ancestral", "constant"):
+            raise unknown("weighting", self.weighting, ("ancestral", "constant"))
         if self.post_step and self.sampler != "ddpm":
             raise InvalidArgument(f"post_step is a form of the sampler 'ddpm', got sampler={self.sampler!r}")
 
@@ -287,31 +292,30 @@ class TSDiffModule(pl.LightningModule):
             if not self.noise_observed:
                 constraint = samplers.Inpaint(values, known > 0, noised=False)
         else:
-            visited = self.sampler.levels(self.denoiser.schedule)
+            visited, s = self.sampler.levels(self.denoiser.schedule), how.guidance_scale
             guidance = ObservationSelfGuidance(
                 denoiser,
                 values,
                 known,
-                guidance_scale=ancestral(how.guidance_scale, visited) if how.sampler == "ddpm" else how.guidance_scale,
+                guidance_scale=ancestral(s, visited) if how.weighting == "ancestral" else s,
                 levels=levels if how.method == "q" else None,
             )
             if how.post_step:
-                constraint = PostStep(guidance, how.guidance_scale, visited, features)
+                constraint = PostStep(guidance, s, visited, features)
             else:
                 denoiser = guidance
         return self.sampler(denoiser, x=torch.randn_like(values), cond=cond, constraint=constraint, dtype=values.dtype)
 
     @torch.no_grad()
-    def synthesize(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+    def synthesize(self, n: int, generator: torch.Generator | None = None, progress: bool = False) -> Tensor:
         """n windows of the series in scaled space, (n, [D,] context + horizon), from the unconditional model."""
         if self.condition_dropout == 0:
             raise InvalidArgument("synthesis needs a model trained with condition_dropout > 0")
         if n < 1:
             raise InvalidArgument(f"n must be at least 1, got {n}")
         noise = randn((n, *self.event_shape), generator, self.device, torch.float32)
-        return torch.cat(
-            [self.sampler(self.denoiser, x=noise[i], generator=generator)[:, 0] for i in chunks(n, self.device)]
-        )
+        rows = track(chunks(n, self.device), "synthesis", disable=not progress, transient=True)
+        return torch.cat([self.sampler(self.denoiser, x=noise[i], generator=generator)[:, 0] for i in rows])
 
     @property
     def sampler(self) -> samplers.Sampler:
