@@ -47,7 +47,7 @@ class Task:
     samples: int = 50
     series: int | None = None
     sampler: str = "dpmpp-2m"
-    sampling_steps: int = 20
+    sampling_steps: int = 10
     rivals: tuple[str, ...] = ()
     rival_steps: int = 0
 
