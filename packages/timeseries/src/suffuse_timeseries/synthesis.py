@@ -43,16 +43,17 @@ __all__ = [
 ]
 
 
-def synthetic_windows(model: TSDiffPredictor, n: int = 10_000, seed: int = 0) -> np.ndarray:
+def synthetic_windows(model: TSDiffPredictor, n: int = 10_000, seed: int = 0, progress: bool = True) -> np.ndarray:
     """n windows from the unconditional model, scaled: (n, context + horizon), or (n, D, context + horizon).
 
     Args:
         model: trained with ``condition_dropout`` above 0; its sampler is used.
         n: number of windows.
         seed: of the noise.
+        progress: whether to show a bar.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
-    return model.prediction_net.synthesize(n, generator).cpu().numpy()
+    return model.prediction_net.synthesize(n, generator, progress).cpu().numpy()
 
 
 def real_windows(

@@ -125,7 +125,8 @@ def representative(loaded: Loaded, model: TSDiffPredictor) -> float:
     from ..tsdiff import representative_time
 
     gpu = loaded.run.device.startswith("cuda")
-    return representative_time(model, loaded.train, 1024 if gpu else 128, 100 if gpu else 50, seed=loaded.run.seed)
+    windows, levels = (1024, 100) if gpu else (128, 50)
+    return representative_time(model, loaded.train, windows, levels, loaded.run.seed, progress=False)
 
 
 def based(loaded: Loaded, store: Store, base: str) -> list[Any]:

@@ -93,7 +93,7 @@ def generated(loaded: Loaded, store: Store, count: int) -> dict[str, np.ndarray]
         whole.mean(0), np.cov(whole.T), size=count, method="eigh"
     )
     steps = 100 if loaded.task.sampler == "ddpm" else 20
-    tsdiff = synthetic_windows(model.using(sampler=loaded.task.sampler, steps=steps), count, seed)
+    tsdiff = synthetic_windows(model.using(sampler=loaded.task.sampler, steps=steps), count, seed, progress=False)
     return {REAL: real, "gaussian": gaussian.astype(np.float32), "tsdiff": tsdiff}
 
 

@@ -37,6 +37,7 @@ from gluonts.dataset import DataEntry, Dataset
 from gluonts.model.forecast import Forecast, SampleForecast
 from gluonts.model.predictor import Predictor
 from gluonts.torch.batchify import batchify
+from rich.progress import track
 from torch import Tensor
 
 from suffuse import Condition, Denoiser
@@ -292,7 +293,12 @@ def quantile_paths(forecast: Forecast, samples: int) -> np.ndarray:
 
 @torch.no_grad()
 def representative_time(
-    model: TSDiffPredictor, dataset: Dataset, windows: int = 1024, levels: int = 100, seed: int = 0
+    model: TSDiffPredictor,
+    dataset: Dataset,
+    windows: int = 1024,
+    levels: int = 100,
+    seed: int = 0,
+    progress: bool = True,
 ) -> float:
     """The noise level whose loss |eps_theta - eps|^2 is nearest to the mean over all levels, as a time in (0, 1].
 
@@ -302,6 +308,7 @@ def representative_time(
         windows: number of windows of them, drawn at random.
         levels: number of times, equally spaced.
         seed: of windows and noise.
+        progress: whether to show a bar.
     """
     network = model.prediction_net.eval()
     horizon = model.prediction_length
@@ -318,7 +325,7 @@ def representative_time(
     times = [max(k / levels, schedule.t_min) for k in range(1, levels + 1)]
     rows = chunks(len(eps), eps.device)
     losses = torch.zeros(levels, dtype=torch.float64)
-    for k, time in enumerate(times):
+    for k, time in enumerate(track(times, "representative step", disable=not progress, transient=True)):
         level = schedule.level(time)
         for i in rows:
             x = level.alpha * w.values[i] + level.sigma * eps[i]
