@@ -52,13 +52,23 @@ def test_the_connectome_is_heterophilic():
         ("wisconsin", 251, 450, 0.18),
         ("cornell", 183, 277, 0.12),
         ("cornell-2020", 183, 277, 0.30),
+        ("film", 7600, 26659, 0.22),
         ("cora", 2708, 5278, 0.81),
+        ("citeseer", 3327, 4552, 0.74),
+        ("minesweeper", 10000, 39402, 0.68),
     ],
 )
 def test_graphs_of_the_paper(name, nodes, edges, edge_homophily):
     data = load_nodes(name)
     assert (data.num_nodes, data.num_edges // 2, data.train_mask.size(1)) == (nodes, edges, 10)
     assert homophily(data.edge_index, data.y) == pytest.approx(edge_homophily, abs=0.01)
+
+
+@pytest.mark.data
+def test_the_heterophilous_benchmark_brings_its_splits_and_its_score():
+    data = load_nodes("minesweeper")
+    assert data.metric == "auroc"
+    assert data.train_mask.float().mean() == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.data
@@ -144,6 +154,7 @@ def broken(**changes):
         (lambda: nsd(dataset="karate", split="11"), "split must be in 0..9"),
         (lambda: nsd(dataset="karate", split="first"), "split: must be a number or 'all'"),
         (lambda: nsd(dataset="karate", model="unitary"), "unknown model 'unitary'"),
+        (lambda: nsd(dataset="karate", search=-1), "search: the number of trials must not be negative"),
         (lambda: nsd(dataset="karate", hidden=15, stalk_dim=2), "stalk_dim must divide"),
         (lambda: nsd(dataset="karate", epochs=0), "epochs must be at least 1"),
         (lambda: classifier("gnc", 3, 2, hidden_channels=4, num_layers=2), "unknown model 'gnc'; did you mean 'gcn'"),
@@ -164,5 +175,6 @@ def test_bad_input_gets_one_clear_error(call, message):
 
 def test_a_dataset_that_needs_files_says_so(monkeypatch):
     monkeypatch.delenv("SUFFUSE_DATA", raising=False)
-    with pytest.raises(InvalidArgument, match="'texas' needs files: set SUFFUSE_DATA"):
-        load_nodes("texas")
+    for name in ("texas", "roman-empire", "pubmed"):
+        with pytest.raises(InvalidArgument, match=f"'{name}' needs files: set SUFFUSE_DATA"):
+            load_nodes(name)

@@ -55,7 +55,7 @@ QUICK = {"drosophila": 2, "texas": 3, "karate": 10}
 QUICK_MODELS = (*SHEAVES, "identity", "gcn", "gat", "mlp")
 QUICK_EPOCHS = {("drosophila", model): 80 for model in (*SHEAVES, "identity")}
 FULL = ("texas", "wisconsin", "cornell-2020", "cornell", "film", "chameleon", "squirrel", "citeseer", "cora")
-#: Hours of a CPU: there the full profile reports what `RECORDS` has of them and trains nothing.
+#: Hours of a CPU, where the full profile does not train them.
 HEAVY = ("film", "chameleon", "squirrel", "citeseer", "cora")
 #: Scores that the full profile goes on from, below the working folder; `suffuse train graphs/nsd --split all --out
 #: runs/graphs-accuracy` fills the same files, one dataset or one model at a time.
@@ -74,8 +74,8 @@ def accuracy(run: Run) -> None:
     Every table has the control that freezes all maps to the identity: the same network, weights per edge included,
     with a plain graph Laplacian. What it reaches is not due to sheaves.
 
-    The full profile keeps the score of every split and goes on where it stopped. On a CPU it trains the small graphs
-    and reports what was trained before of the others.
+    The full profile keeps the score of every split in runs/graphs-accuracy and goes on where it stopped. On a CPU it
+    trains the small graphs, or nothing and reports what that folder holds, if it is there.
     """
     from ..data.nodes import connectome_folder, load_nodes
     from ..presets import preset
@@ -94,7 +94,7 @@ def accuracy(run: Run) -> None:
         kept: dict[str, Any] = {}
         models = QUICK_MODELS if run.quick else tuple(NAMES)
         count = QUICK[dataset] if run.quick else data.train_mask.size(1)
-        known_only = not run.quick and run.device == "cpu" and dataset in HEAVY
+        known_only = not run.quick and run.device == "cpu" and (dataset in HEAVY or RECORDS.is_dir())
         for model in models:
             chosen = preset(model, dataset)
             if run.quick:
@@ -113,8 +113,11 @@ def accuracy(run: Run) -> None:
                 std=scores.std, n=len(scores.scores), setting={"splits": len(scores.scores)},
                 published=PUBLISHED.get(dataset, {}).get(model), seconds=scores.seconds,
             )  # fmt: skip
+        if not found:
+            run.note(f"{dataset}: not run; it takes hours of a CPU.")
+            continue
         if missing := [NAMES[model] for model in models if model not in found]:
-            run.note(f"{dataset}: not trained: {', '.join(missing)}.")
+            run.note(f"{dataset}: not run: {', '.join(missing)}.")
         _say_what_happened(run, dataset, found)
         if dataset in (datasets[0], "texas") and (run.quick or dataset == "texas"):
             model = kept["orthogonal"] if "orthogonal" in kept else trained(dataset, data, run)
