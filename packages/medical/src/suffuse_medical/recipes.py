@@ -387,7 +387,7 @@ def _reconstruct(
         out: folder for the files.
         image: NIfTI volume, in any orientation and spacing.
         acceleration: of how many lines one is kept.
-        method: "posterior", "pigdm", "dds" or "score-mri".
+        method: "posterior", "dds" or "score-mri".
         n: number of samples.
         seed: of the first sample, and of the lines.
         device: auto, cpu or cuda.

@@ -5,7 +5,6 @@ training. Ways to sample p(x | y), all by network calls at decreasing noise:
 
     posterior   E[x | x_t, y] by moment matching (``suffuse.guidance.Measured``), in any sampler; exact for a Gaussian
                 prior, so that its intervals have their nominal coverage there
-    pigdm       the same with an isotropic spread: one derivative a step, and no longer exact
     dds         x <- argmin near D that fits y, by conjugate gradients, then  x_s = alpha_s x + sigma_s (eta z +
                 sqrt(1 - eta^2) eps): Chung, Lee, Ye (2024), "Decomposed diffusion sampler", arXiv:2303.05754, alg. 1-3
     score-mri   predictor and Langevin corrector of a variance-exploding process, the measurement put back after each:
@@ -43,9 +42,9 @@ from .prior import fit_prior
 
 __all__ = ["DDS", "METHODS", "Method", "ScoreMRI", "evaluate", "fit", "predict"]
 
-Method = Literal["posterior", "pigdm", "dds", "score-mri"]
+Method = Literal["posterior", "dds", "score-mri"]
 METHODS = get_args(Method)
-STEPS = {"posterior": 20, "pigdm": 20, "dds": 50, "score-mri": 100}
+STEPS = {"posterior": 20, "dds": 50, "score-mri": 100}
 
 fit = fit_prior
 """Train the prior, on images only (N, C, H, W): real, or complex as two channels."""
@@ -118,7 +117,7 @@ def predict(
         method: see the module.
         noise_std: s, the standard deviation of the noise in every entry of y; 0 for none. ``"dds"`` then trusts the
             data as the paper does, with gamma = 1; ``"score-mri"`` always takes them as noise-free.
-        steps: default 20, 20, 50 and 100; the evaluations of ``"score-mri"`` are twice as many.
+        steps: default 20, 50 and 100; the evaluations of ``"score-mri"`` are twice as many.
         iterations: of the conjugate gradients at every step, default 10 for ``"posterior"`` and 5 for ``"dds"``.
         n: samples.
         seed: sample k of row i depends on ``seed``, k and i alone.
@@ -139,9 +138,8 @@ def predict(
         measured = rows.to(device)
         generators = suffuse.random.generators(seeds, "cpu")
         size = (len(rows), *shape)
-        if method in ("posterior", "pigdm"):
-            spread: Literal["jacobian", "isotropic"] = "jacobian" if method == "posterior" else "isotropic"
-            guided = Measured(denoiser, operator, measured, noise_std, spread, iterations or 10)
+        if method == "posterior":
+            guided = Measured(denoiser, operator, measured, noise_std, iterations=iterations or 10)
             drawn = DPMSolverPP(steps)(guided, size, generator=generators)
         elif method == "dds":
             gamma = 1.0 if noise_std else None

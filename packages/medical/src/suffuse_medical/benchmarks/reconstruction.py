@@ -33,11 +33,11 @@ class Size(NamedTuple):
 SIZES = {
     "quick": Size(
         patients=40, test=10, samples=20, accelerations=(4,), steps=150, network_samples=6,
-        calls={"posterior": 15, "pigdm": 15, "dds": 30, "score-mri": 50},
+        calls={"posterior": 15, "dds": 30, "score-mri": 50},
     ),
     "full": Size(
         patients=160, test=32, samples=40, accelerations=(4, 8), steps=4000, network_samples=20,
-        calls={"posterior": 20, "pigdm": 20, "dds": 50, "score-mri": 500},
+        calls={"posterior": 20, "dds": 50, "score-mri": 500},
     ),
 }  # fmt: skip
 NOISE = 0.02
