@@ -6,6 +6,11 @@
     reconstruction  images that fit a measurement of one of the ``operators``, from a ``prior``
     anomaly         what a slice would look like if it were healthy, and where it differs; its ``noise``
     segmentation    ensembles of diffused masks
+    ldm             latent diffusion: autoencoders, and diffusion in their latents
+    stedm           layouts drawn in the style of images that nobody has labelled
+    unicon          joint models of images and masks
+    bundle          MONAI bundles, with a ``model_card``
+    privacy         copies of training images, and membership
     uncertainty     intervals that cover what they promise
     baselines       what a diffusion model has to beat
     metrics         fidelity in the brain, distance between distributions, calibration
