@@ -10,9 +10,10 @@ which is exact for Gaussian data, and so are then the posterior's samples. The m
     isotropic   W = r_t^2 I         PiGDM: Song et al. (2023), "Pseudoinverse-guided diffusion models", ICLR, eq. 7
     none        W = 0               DPS with the likelihood's own weight: Chung et al. (2023), arXiv:2209.14687, eq. 11
 
-with r_t^2 = sigma^2 / (alpha^2 + sigma^2), which is the spread of white data of variance 1: where the data vary more than
-that in some direction, the isotropic correction is too large there and can diverge. :class:`DataConsistency` replaces D by the point nearest to it that fits y,
-without derivatives: the proximal step of DDS, Chung et al. (2024), arXiv:2303.05754.
+with r_t^2 = sigma^2 / (alpha^2 + sigma^2), which is the spread of white data of variance 1: where the data vary more
+than that in some direction, the isotropic correction is too large there and can diverge. :class:`DataConsistency`
+replaces D by the point nearest to it that fits y, without derivatives: the proximal step of DDS, Chung et al. (2024),
+arXiv:2303.05754.
 """
 
 from __future__ import annotations

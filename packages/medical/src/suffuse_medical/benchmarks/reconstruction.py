@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(
-        patients=40, test=10, samples=20, accelerations=(4,), steps=150, network_samples=6,
+        patients=40, test=10, samples=20, accelerations=(4,), steps=300, network_samples=6,
         calls={"posterior": 15, "dds": 30, "score-mri": 50},
     ),
     "full": Size(
@@ -41,6 +41,7 @@ SIZES = {
     ),
 }  # fmt: skip
 NOISE = 0.02
+RIDGE = 5e-3  # variance beyond the sample covariance, relative to a voxel's: about that of the scanner's noise
 LEVEL = 0.9
 FIELD, PATIENTS = "Gaussian fields (exact)", "pseudo-patients (simulated from MNI152)"
 
@@ -81,8 +82,8 @@ def reconstruction(run: Run) -> None:
     with run.stage("data"):
         train = cohort(size.patients, 0)
         test, val = (_one_slice(cohort(n, seed)) for n, seed in ((size.test, 1), (max(10, size.test // 2), 2)))
-        prior = gaussian_prior(train.image).to(run.device)
-        mean, cov = moments(train.image.double())
+        prior = gaussian_prior(train.image, ridge=RIDGE).to(run.device)
+        mean, cov = moments(train.image.double(), RIDGE)
         root = torch.linalg.cholesky(cov)
         z = torch.randn(len(test), len(cov), generator=generator, dtype=torch.float64)
         fields = (mean + (z @ root.T).view(len(test), *mean.shape)).float()
