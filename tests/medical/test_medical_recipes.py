@@ -28,7 +28,7 @@ def volume(tmp_path_factory):
     ("name", "options", "sample", "files"),
     [
         ("medical/anomaly", {"noise": "coarse"}, {"n": 2, "steps": 1}, {"mean", "std", "map", "map-std"}),
-        ("medical/reconstruction", {}, {"n": 1, "method": "dds"}, {"mean", "sample-0"}),
+        ("medical/reconstruction", {}, {"n": 1, "method": "dds", "steps": 2}, {"mean", "sample-0"}),
         (
             "medical/segmentation",
             {"names": "background,blob"},

@@ -376,6 +376,7 @@ def _reconstruct(
     image: Path,
     acceleration: float = 4.0,
     method: str = "dds",
+    steps: int | None = None,
     n: int = 4,
     seed: int = 0,
     device: str = "auto",
@@ -388,6 +389,7 @@ def _reconstruct(
         image: NIfTI volume, in any orientation and spacing.
         acceleration: of how many lines one is kept.
         method: "posterior", "dds" or "score-mri".
+        steps: of the sampler; default 20, 50 and 100.
         n: number of samples.
         seed: of the first sample, and of the lines.
         device: auto, cpu or cuda.
@@ -405,7 +407,16 @@ def _reconstruct(
     generator = torch.Generator().manual_seed(seed)
     operator = MaskedFourier(kspace_mask(GRID[:2], acceleration, 0.32 / acceleration, generator=generator))
     y = operator(slices)
-    found = task.predict(denoiser, operator, y, method=method, n=n, seed=seed, geometry=grid)  # type: ignore[arg-type]
+    found = task.predict(
+        denoiser,
+        operator,
+        y,
+        method=method,
+        steps=steps,
+        n=n,
+        seed=seed,
+        geometry=grid,  # type: ignore[arg-type]
+    )
     zero_filled = Prediction(operator.pseudo_inverse(y)[None], grid).on(geometry)
     files = found.on(geometry).write(out)
     return [*files, zero_filled.write(Path(out) / "zero-filled", samples=False)[0]]
