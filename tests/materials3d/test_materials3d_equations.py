@@ -27,6 +27,28 @@ def mixed(equation, mean, shape=(12, 12, 12), seed=0, noise=0.02):
     return equation.start(mean, shape, random, noise)
 
 
+# --- the step ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_of_the_step(order):
+    """Halving the step divides the error by 2^order."""
+    u = CahnHilliard(dt=0.25).run(mixed(CahnHilliard(), [0.1]), [15.0])[:, 0]
+    exact = CahnHilliard(dt=1 / 256, order=2).run(u, [2.0])
+    errors = [(CahnHilliard(dt=dt, order=order).run(u, [2.0]) - exact).abs().max() for dt in (1 / 8, 1 / 16)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.35)
+
+
+def test_the_second_order_conserves_matter_and_lowers_the_energy():
+    equation = CahnHilliard(dt=0.5, order=2)
+    path = equation.run(mixed(equation, [0.1], noise=0.05), [5.0 * k for k in range(1, 12)])
+    assert (path.mean((2, 3, 4)) - 0.1).abs().max() < 1e-9
+    energies = torch.stack([equation.energy(path[:, k]) for k in range(11)])
+    assert (energies.diff(dim=0) <= 1e-9).all()
+    with pytest.raises(InvalidArgument, match="order must be 1"):
+        CahnHilliard(order=2, temperature=0.1)
+
+
 # --- Flory-Huggins ----------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,10 @@ A step treats the stiff fourth derivative, and S u of the rest, implicitly. With
 
     (1 + dt M (S k2 + kappa k2^2)) u^_new = (1 + dt M S k2) u^ - dt M k2 (f'(u))^ + sqrt(2 theta M dt k2) eta^.
 
+or, of second order in dt at the same cost (``order=2``), with u^* = 2 u^ - u^_old and the same for mu^,
+
+    (3/2 + dt M (S k2 + kappa k2^2)) u^_new = 2 u^ - u^_old / 2 + dt M k2 (S u^* - mu^*).
+
 S at half the largest f'' keeps the energy falling at any dt, but stable is not accurate: S also slows what it steadies.
 eta is white noise of a temperature theta, and conserves matter (Cook, 1970).
 
@@ -15,7 +19,8 @@ Walls without flux are mirrors: a film of thickness n is one half of a periodic 
 a symmetry that the equation keeps.
 
 Cahn, Hilliard (1958), J. Chem. Phys. 28, 258; the step: Eyre (1998), "Unconditionally gradient stable time marching";
-Zhu, Chen, Shen, Tikare (1999), Phys. Rev. E 60, 3564.
+Zhu, Chen, Shen, Tikare (1999), Phys. Rev. E 60, 3564; the second order: Shen, Yang (2010), "Numerical
+approximations of Allen-Cahn and Cahn-Hilliard equations", Discrete Contin. Dyn. Syst. 28, 1669.
 """
 
 from __future__ import annotations
@@ -58,6 +63,8 @@ class PhaseField(ABC):
         substrate: h, attraction of the first phase to the wall at z = 0; needs ``boundary="film"``.
         substrate_length: l, how far that reaches.
         temperature: theta, strength of the thermal noise; 0 for none.
+        order: of the time step, 1 or 2; 2 is far more accurate at the same dt, but stable for smaller dt only, and has
+            no noise.
     """
 
     kappa: float = 1.0
@@ -69,6 +76,7 @@ class PhaseField(ABC):
     substrate: float = 0.0
     substrate_length: float = 4.0
     temperature: float = 0.0
+    order: int = 1
 
     #: Fields per volume: () for a scalar, (3,) for three of them.
     components: ClassVar[tuple[int, ...]] = ()
@@ -87,6 +95,8 @@ class PhaseField(ABC):
             raise InvalidArgument(f"temperature must not be negative, got {self.temperature}")
         if self.boundary not in ("periodic", "film"):
             raise InvalidArgument(f"boundary must be 'periodic' or 'film', got {self.boundary!r}")
+        if self.order not in (1, 2) or (self.order == 2 and self.temperature):
+            raise InvalidArgument(f"order must be 1, or 2 without temperature, got {self.order}")
         if self.substrate and self.boundary != "film":
             raise InvalidArgument("substrate attracts to a wall, and a periodic box has none; set boundary='film'")
 
@@ -216,6 +226,7 @@ class _Step:
         self.wall = _wall(equation, u)
         self.fixed = None if "mobility" in self.courses else self._coefficients(equation.mobility)
         self.u_hat = torch.fft.rfftn(u, dim=SPACE)
+        self.before: tuple[Tensor, Tensor] | None = None  # u^ and mu^ of the last step, for the second order
 
     def _coefficients(self, mobility: float | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What u^, mu^ and the noise are multiplied by."""
@@ -231,12 +242,28 @@ class _Step:
         mu = self.equation.potential(u, controls)
         if self.wall is not None:
             mu = mu - self.wall
-        self.u_hat = keep * self.u_hat + push * torch.fft.rfftn(mu, dim=SPACE)
+        mu_hat = torch.fft.rfftn(mu, dim=SPACE)
+        if self.equation.order == 2:
+            return self._second(mu_hat, controls)
+        self.u_hat = keep * self.u_hat + push * mu_hat
         if shake is not None:
             half = u.shape[-1] // 2 if self.equation.boundary == "film" else u.shape[-1]
             eta = self.equation._mirrored(randn((*u.shape[:-1], half), self.generator, u.device, u.dtype))
             self.u_hat = self.u_hat + shake * torch.fft.rfftn(eta, dim=SPACE)
         return torch.fft.irfftn(self.u_hat, s=self.grid, dim=SPACE)
+
+    def _second(self, mu_hat: Tensor, controls: Mapping[str, Tensor]) -> Tensor:
+        e = self.equation
+        stiff = e.dt * controls.get("mobility", e.mobility) * self.k2
+        if self.before is None:
+            new = ((1 + stiff * self.s) * self.u_hat - stiff * mu_hat) / (1 + stiff * (self.s + e.kappa * self.k2))
+        else:
+            u_old, mu_old = self.before
+            ahead = 2 * self.u_hat - u_old
+            new = 2 * self.u_hat - 0.5 * u_old + stiff * (self.s * ahead - 2 * mu_hat + mu_old)
+            new = new / (1.5 + stiff * (self.s + e.kappa * self.k2))
+        self.before, self.u_hat = (self.u_hat, mu_hat), new
+        return torch.fft.irfftn(new, s=self.grid, dim=SPACE)
 
 
 def _wall(equation: PhaseField, u: Tensor) -> Tensor | None:
