@@ -131,7 +131,7 @@ class SamplerInferer(Inferer):
         self.sampler, self.guidance_scale = suffuse.samplers.by_name(sampler, steps=steps), guidance_scale
 
     @torch.no_grad()
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, inputs: Tensor, network: nn.Module, condition: Condition | None = None, *_: Any, **__: Any
     ) -> Tensor:
         """Images of standard normal noise (B, C, *spatial), decoded where the network is a ``LatentDiffusion``."""
@@ -183,7 +183,8 @@ class Runner:
     def _write(self, image: Tensor, stem: Path) -> Path:
         if image.ndim == 4 and len(image) == 1 and self.spacing is not None:
             affine = np.diag([*self.spacing, 1.0])
-            return write_nifti(stem.with_suffix(".nii.gz"), image, Geometry(affine, tuple(image.shape[1:])))
+            x, y, z = image.shape[1:]
+            return write_nifti(stem.with_suffix(".nii.gz"), image, Geometry(affine, (x, y, z)))
         target = stem.with_suffix(".npy")
         np.save(target, image.numpy())
         return target

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from suffuse.errors import InvalidArgument
 from suffuse.recipes import recipe
@@ -137,8 +137,8 @@ def draw_slices(
 
     from .data import WORKING_GRID, to_intensity, write_nifti
 
-    model = suffuse.hub.load(checkpoint, device=_torch_device(device))
-    images = to_intensity(model.sample(n, steps=steps, seed=seed))  # type: ignore[attr-defined]
+    model: Any = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    images = to_intensity(model.sample(n, steps=steps, seed=seed))
     geometry = WORKING_GRID.slab(0, 1).stored_as("float32")  # a slice of nowhere in particular, at the right spacing
     return [write_nifti(Path(out) / f"slice-{seed + k}.nii.gz", x[..., None], geometry) for k, x in enumerate(images)]
 

@@ -67,7 +67,7 @@ class Streams:
         """(B, C, ...) -> name -> (B, C_k, ...)."""
         if x.shape[1] != self.total:
             raise InvalidArgument(f"x has {x.shape[1]} channels, the streams {self.channels} have {self.total}")
-        return dict(zip(self.channels, x.split(list(self.channels.values()), dim=1), strict=True))
+        return dict(zip(self.channels, torch.split(x, list(self.channels.values()), dim=1), strict=True))
 
     def stack(self, values: Mapping[str, Tensor]) -> Tensor:
         """The inverse of ``split``, for these or some of the streams, in their order."""

@@ -56,7 +56,7 @@ def ldm(run: Run) -> None:
     with run.stage("data"):
         cohort = PhantomCohort(size.patients, sites=("A", "B"), lesions=(1, 3), seed=run.seed)
         everything = axial_slices(cohort[k] for k in range(size.patients))
-        items = [{"patient_id": name, "row": i} for i, name in enumerate(everything.patient)]
+        items: list[dict[str, Any]] = [{"patient_id": name, "row": i} for i, name in enumerate(everything.patient)]
         sides = group_split(items, {"train": 2 / 3, "test": 1 / 3}, seed=run.seed)
         train, test = (everything[[item["row"] for item in sides[side]]] for side in ("train", "test"))
     assert test.lesion is not None

@@ -150,7 +150,8 @@ def by_monai(network: Any, kind: str, clip: bool, calls: int, noise: Tensor) -> 
     scheduler = monai_scheduler(kind, clip)
     scheduler.set_timesteps(calls)
     inferer = DiffusionInferer(scheduler)
-    return inferer.sample(noise, network, scheduler, verbose=False).cpu()
+    drawn: Any = inferer.sample(noise, network, scheduler, verbose=False)
+    return drawn.cpu()
 
 
 def _figure(drawn: dict[tuple[str, int], Tensor], errors: dict[tuple[str, int], float], size: Size) -> Figure:

@@ -67,7 +67,10 @@ def stedm(run: Run) -> None:
 
     models: dict[str, Any] = {}
     with run.stage("train"):
-        for name, source in (("STEDM", "mp"), ("STEDM, nearby styles", "nearby"), ("layout-only diffusion", "none")):
+        arms: tuple[tuple[str, Any], ...] = (
+            ("STEDM", "mp"), ("STEDM, nearby styles", "nearby"), ("layout-only diffusion", "none"),
+        )  # fmt: skip
+        for name, source in arms:
             models[name] = stedm.fit(
                 images, layout, patients, source=source, channels=(16, 32), steps=size.steps, seed=run.seed,
                 device=run.device, progress=run.progress,

@@ -177,7 +177,7 @@ def leak(
     patients: Sequence[str],
     *,
     grid: int = 4,
-    ridge: float = 1e-2,
+    ridge: float = 0.3,
 ) -> dict[str, float]:
     """Does the style vector tell the layout? R^2 of a ridge regression from it to the layout, for patients left out.
 

@@ -28,10 +28,10 @@ __all__ = ["PairedUNet"]
 class _JointAttention(nn.Module):
     """A frozen ``SpatialAttentionBlock`` of MONAI with joint attention to the other half of the batch."""
 
-    def __init__(self, block: nn.Module, rank: int) -> None:
+    def __init__(self, block: Any, rank: int) -> None:
         super().__init__()
-        self.block: Any = block
-        width = self.block.attn.to_q.in_features
+        self.block = block
+        width: int = block.attn.to_q.in_features
         self.down = nn.Parameter(torch.randn(2, 3, width, rank) / width**0.5)  # direction, (q, k, v)
         self.up = nn.Parameter(torch.zeros(2, 3, rank, width))
         self.joint = nn.Linear(2 * width, width)
