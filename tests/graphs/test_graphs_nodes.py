@@ -64,6 +64,24 @@ def test_graphs_of_the_paper(name, nodes, edges, edge_homophily):
     assert homophily(data.edge_index, data.y) == pytest.approx(edge_homophily, abs=0.01)
 
 
+def test_filtered_graphs_are_read_from_the_files_of_the_benchmark(tmp_path):
+    import numpy as np
+
+    folder = tmp_path / "squirrel_filtered" / "raw"
+    folder.mkdir(parents=True)
+    masks = {f"{part}_masks": np.eye(10, 6, k=k, dtype=bool) for k, part in enumerate(("train", "val", "test"))}
+    np.savez(
+        folder / "squirrel_filtered.npz", node_features=np.ones((6, 3)), node_labels=np.arange(6) % 2,
+        edges=np.array([[0, 1], [1, 2], [4, 4]]), **masks,
+    )  # fmt: skip
+    data = load_nodes("squirrel-filtered", tmp_path)
+    assert data.num_edges == 4
+    assert data.train_mask.shape == (6, 10)
+    assert (data.x == 1).all()
+    with pytest.raises(InvalidArgument, match="needs chameleon_filtered/raw/chameleon_filtered.npz"):
+        load_nodes("chameleon-filtered", tmp_path)
+
+
 @pytest.mark.data
 def test_the_heterophilous_benchmark_brings_its_splits_and_its_score():
     data = load_nodes("minesweeper")

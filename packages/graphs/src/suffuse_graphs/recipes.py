@@ -78,7 +78,7 @@ def train_nsd(
     Args:
         dataset: karate, drosophila (inside graspologic); with SUFFUSE_DATA also texas, wisconsin, cornell,
             cornell-2020, film, chameleon, squirrel, cora, citeseer, pubmed, and roman-empire, amazon-ratings,
-            minesweeper, tolokers, questions.
+            minesweeper, tolokers, questions, chameleon-filtered, squirrel-filtered.
         model: orthogonal, diagonal, general (sheaves), identity (the control), mlp, gcn, gat, sage, gcnii, h2gcn,
             gprgnn; or all.
         split: number of the split, or all. The checkpoint is that of the first model and split.
