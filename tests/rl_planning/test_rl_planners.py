@@ -265,3 +265,12 @@ def test_bad_input(aligndiff, episodes, attributes):
             warm_start=1.0,
         )  # fmt: skip
     assert AttributeScale.fit(torch.rand(9, 1)).kind == "minmax"
+
+
+@pytest.mark.slow
+def test_a_compiled_planner_plans_the_same(trained, observation):
+    plain, compiled = copy.copy(trained), copy.copy(trained)
+    compiled.denoiser = copy.deepcopy(trained.denoiser)
+    compiled.compile()
+    plans = [planner.request(speed=0.7).plan(observation) for planner in (plain, compiled)]
+    torch.testing.assert_close(plans[0].actions, plans[1].actions, atol=1e-4, rtol=1e-3)

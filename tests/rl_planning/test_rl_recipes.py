@@ -46,8 +46,9 @@ def test_the_default_dataset_is_collected_where_it_is_missing(monkeypatch):
 
 
 def test_declared_names():
-    assert [r.name for r in recipes.RECIPES] == ["rl_planning/speed-planner"]
-    assert [b.name for b in benchmarks.BENCHMARKS] == ["rl_planning/speed-planning"]
+    assert [r.name for r in recipes.RECIPES] == ["rl_planning/speed-planner", "rl_planning/aligndiff"]
+    names = "speed-planning matching matching-walker2d matching-hopper switching covering robustness latency speed"
+    assert [b.name for b in benchmarks.BENCHMARKS] == [f"rl_planning/{name}" for name in names.split()]
     assert all(r.summary for r in recipes.RECIPES)
 
 
