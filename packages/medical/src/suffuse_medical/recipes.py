@@ -279,7 +279,8 @@ def _healthy(images: Path | None, patients: int, sequence: str, seed: int) -> Te
         cohort = PhantomCohort(patients, sequences=(sequence,), sites=("A", "B"), seed=seed)
         volumes = [mri_percentile(plain(cohort[i]["image"])) for i in range(patients)]
     else:
-        for item in VolumeFolder(images):
+        folder = VolumeFolder(images)
+        for item in (folder[i] for i in range(len(folder))):
             grid = working_grid(item["geometry"], GRID, SPACING)
             volumes.append(resample(mri_percentile(plain(item["image"])) + 1, item["geometry"], grid) - 1)
     slices = torch.cat([volume.permute(3, 0, 1, 2) for volume in volumes])
@@ -408,15 +409,8 @@ def _reconstruct(
     operator = MaskedFourier(kspace_mask(GRID[:2], acceleration, 0.32 / acceleration, generator=generator))
     y = operator(slices)
     found = task.predict(
-        denoiser,
-        operator,
-        y,
-        method=method,
-        steps=steps,
-        n=n,
-        seed=seed,
-        geometry=grid,  # type: ignore[arg-type]
-    )
+        denoiser, operator, y, method=method, steps=steps, n=n, seed=seed, geometry=grid,  # type: ignore[arg-type]
+    )  # fmt: skip
     zero_filled = Prediction(operator.pseudo_inverse(y)[None], grid).on(geometry)
     files = found.on(geometry).write(out)
     return [*files, zero_filled.write(Path(out) / "zero-filled", samples=False)[0]]
@@ -548,7 +542,8 @@ def segmentation(
             item = cohort[i]
             pairs.append((mri_percentile(plain(item["image"])), plain(item["lesion"])))
     else:
-        for item in VolumeFolder(images, labels):
+        folder = VolumeFolder(images, labels)
+        for item in (folder[i] for i in range(len(folder))):
             where, grid = item["geometry"], working_grid(item["geometry"], GRID, SPACING)
             mask = plain(item["label"])
             schema.index(mask)  # a wrong label is an error before the long work
