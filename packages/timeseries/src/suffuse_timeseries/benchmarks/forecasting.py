@@ -59,7 +59,7 @@ def forecasting(run: Run) -> None:
 
     ``tsdiff-q`` and ``tsdiff-ms`` are guided forecasts of one unconditional model; ``tsdiff-cond`` is the same network,
     trained to forecast. ``ridge`` is the paper's Linear, a point forecast; ``ridge-residuals`` adds residual vectors of
-    held-out training windows. In the full profile the guidance scales are the best of five on the last horizons of 24
+    held-out training windows. In the full profile the guidance scales are the best of five on the last horizons of 12
     training series. ``coverage-80`` is the share of what happened between the quantiles 0.1 and 0.9.
     """
     from .store import Store

@@ -169,7 +169,7 @@ class Loaded:
 
 
 #: Scales that are tried, in units of the preset's, and the number of series that they are tried on.
-FACTORS, VALIDATION = (1 / 64, 1 / 16, 1 / 4, 1, 4), 24
+FACTORS, VALIDATION = (1 / 64, 1 / 16, 1 / 4, 1, 4), 12
 
 #: Small networks on the bundled series.
 QUICK = (
