@@ -37,7 +37,7 @@ def latency(run: Run) -> None:
     threads = torch.get_num_threads()
     common: dict[str, Any] = {"dataset": DATASETS[ENV], "method": "AlignDiff"}
 
-    def speed(candidates: int, *, compiled: bool = False) -> float:
+    def speed(candidates: int) -> float:
         ours.candidates = candidates
         with run.stage("decide"):
             return rate(ours, decisions=10 if run.quick else 20)

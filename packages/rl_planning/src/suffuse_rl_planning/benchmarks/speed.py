@@ -11,11 +11,12 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from suffuse.bench import Run, benchmark
 
 CHECKOUT = "CLEANDIFFUSER"
+PEER = "CleanDiffuser"
 OBSERVATION, ACTION, HORIZON, CANDIDATES, STEPS, ATTRIBUTES = 17, 6, 16, 64, 5, 3
 
 
@@ -45,7 +46,7 @@ def cleandiffuser(path: Path) -> Any:
 class _Anything(types.ModuleType):
     """A module that has every name."""
 
-    __path__: list[str] = []
+    __path__: ClassVar[list[str]] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -144,9 +145,6 @@ def speed(run: Run) -> None:
             run.row(metric="ratio-to-cleandiffuser", value=middle[PEER] / middle[name], better="higher", **common)
     if PEER not in middle:
         run.note(f"No ratio: set {CHECKOUT} to a checkout of CleanDiffuser to measure it in the same process.")
-
-
-PEER = "CleanDiffuser"
 
 
 def theirs(
