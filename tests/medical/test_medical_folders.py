@@ -10,6 +10,7 @@ from suffuse_medical.data import (
     MedMNIST,
     PictureFolder,
     VolumeFolder,
+    check_splits,
     group_split,
     read_nifti,
     reorient,
@@ -136,3 +137,14 @@ def test_the_real_sets_can_be_read(suffuse_data):
     assert len(MedMNIST(root / "medmnist" / "pneumoniamnist.npz", "test")) == 624
     nuclei = root / "dsb2018_nuclei" / "fluorescence"
     assert int(PictureFolder(nuclei / "images", nuclei / "labels")[0]["label"].max()) > 1
+
+
+def test_patients_that_cross_splits_are_named():
+    items = [{"patient_id": f"p{i % 5}", "study_id": f"s{i}"} for i in range(20)]
+    check_splits(group_split(items, {"train": 0.6, "test": 0.4}))
+    with pytest.raises(InvalidArgument, match="'patient_id' are in 'train' and in 'test'"):
+        check_splits({"train": items[:8], "test": items[8:]})
+    with pytest.raises(InvalidArgument, match="'study_id' are in"):
+        check_splits({"train": [{"patient_id": "a", "study_id": "s"}], "test": [{"patient_id": "b", "study_id": "s"}]})
+    with pytest.raises(InvalidArgument, match="no 'patient_id'"):
+        check_splits({"train": [{"study_id": "s"}], "test": []})

@@ -9,7 +9,7 @@ from .nifti import read_nifti, write_nifti
 from .phantoms import SITES, PhantomCohort, Site, normalise
 from .physics import SEQUENCES, Relaxation, SpinEcho
 from .slices import Slices, Split, axial_slices, cohort_slices, load_slices, template_item, to_intensity, to_network
-from .splits import check_leakage, group_split, slab_split
+from .splits import check_leakage, check_splits, group_split, slab_split
 from .template import COARSE_GRID, HELD_OUT_SLAB, TISSUES, WORKING_GRID, Template, load_template
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "VolumeFolder",
     "axial_slices",
     "check_leakage",
+    "check_splits",
     "cohort_slices",
     "ct_window",
     "group_split",

@@ -50,6 +50,29 @@ def group_split(
     return {name: [item for item in items if part_of[str(item[by])] == name] for name in fractions}
 
 
+def check_splits(parts: Mapping[str, Sequence[Item]], *, by: Sequence[str] = ("patient_id", "study_id")) -> None:
+    """Raise unless no patient and no study is in two parts, for splits that came from elsewhere.
+
+    Args:
+        parts: name -> items, as :func:`group_split` returns them. Augmented and synthetic images belong to the patient
+            that they were made from, and should say so.
+        by: the keys that must not cross; those that an item lacks are not compared, except the first, which all need.
+    """
+    for key in by:
+        seen: dict[str, str] = {}
+        for name, items in parts.items():
+            missing = sum(key not in item for item in items)
+            if missing and key == by[0]:
+                raise InvalidArgument(f"{missing} of {len(items)} items of {name!r} have no {key!r}; name their group")
+            groups = {str(item[key]) for item in items if key in item}
+            if both := sorted(group for group in groups if group in seen):
+                raise InvalidArgument(
+                    f"{len(both)} values of {key!r} are in {seen[both[0]]!r} and in {name!r}, for instance {both[0]!r}; "
+                    f"split with group_split"
+                )
+            seen |= dict.fromkeys(groups, name)
+
+
 def slab_split(
     positions: Sequence[float], held_out: tuple[float, float], gap: float = 15.0
 ) -> tuple[list[int], list[int]]:
