@@ -67,7 +67,7 @@ def check_splits(parts: Mapping[str, Sequence[Item]], *, by: Sequence[str] = ("p
             groups = {str(item[key]) for item in items if key in item}
             if both := sorted(group for group in groups if group in seen):
                 raise InvalidArgument(
-                    f"{len(both)} values of {key!r} are in {seen[both[0]]!r} and in {name!r}, for instance {both[0]!r}; "
+                    f"{len(both)} values of {key!r} are in {seen[both[0]]!r} and in {name!r}, such as {both[0]!r}; "
                     f"split with group_split"
                 )
             seen |= dict.fromkeys(groups, name)
