@@ -188,12 +188,13 @@ class UNetSegmentation:
     ) -> None:
         from monai.networks.nets import DiffusionModelUNet
 
-        from .tissue_to_t1 import AtTimeZero, unet_arguments
+        from .nets import unet_settings
+        from .tissue_to_t1 import AtTimeZero
 
         torch.manual_seed(seed)
         unet = DiffusionModelUNet(
             spatial_dims=2, in_channels=in_channels * factor**2, out_channels=classes * factor**2,
-            **unet_arguments(channels),
+            **unet_settings(channels),
         )  # fmt: skip
         self.network = nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor)).to(device)
         self.steps, self.batch_size, self.lr, self.seed = steps, batch_size, lr, seed

@@ -24,10 +24,10 @@ from suffuse.schedules import EDM, Schedule
 from suffuse.training import DenoisingObjective, LogNormalKappa
 from suffuse.training.times import TimeSampler
 
-from .nets import SubpixelUNet
+from .nets import SubpixelUNet, unet_settings
 from .noise import CoarseNoise, SimplexNoise, Whitened
 from .prediction import check_images
-from .tissue_to_t1 import SMALL, accelerator, unet_arguments
+from .tissue_to_t1 import SMALL, accelerator
 
 __all__ = ["NOISES", "SliceDenoiser", "fit_prior", "gaussian_prior", "slice_denoiser"]
 
@@ -68,10 +68,10 @@ def slice_denoiser(
     """An untrained denoiser for images (N, C, H, W); H and W must be multiples of ``factor * 2 ** (levels - 1)``."""
     check_images(images)
     std = float(images.std())
-    arguments = unet_arguments(channels)
+    arguments = unet_settings(channels)
     if tokens:
-        arguments["attention_levels"] = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
-        arguments["tokens"] = dict(tokens)
+        attention = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
+        arguments |= {"attention_levels": attention, "tokens": dict(tokens)}
     backbone = SubpixelUNet(images.shape[1], dict(maps or {}), factor, **arguments)
     schedule = EDM(sigma_min=0.005 * std, sigma_max=100 * std)
     return SliceDenoiser(backbone, schedule, std, noise)
