@@ -301,7 +301,12 @@ def test_layers_stand_in_a_pyg_sequential_and_under_its_explainer():
 
     x, edge_index = example(channels=8)
     edge_index = edge_index[:, torch.randperm(edge_index.size(1))]
-    layers = [(GCNConv(8, 12), "x, e -> x"), (SheafConv(12, 3), "x, e -> x"), (GCNConv(12, 3), "x, e -> x")]
+    layers = [
+        (GCNConv(8, 12), "x, e -> x"),
+        (SheafConv(12, 3), "x, e -> x"),
+        (SheafAttentionConv(12, 3), "x, e -> x"),
+        (GCNConv(12, 3), "x, e -> x"),
+    ]
     model = Sequential("x, e", layers)
     explainer = Explainer(
         model,
@@ -329,6 +334,23 @@ def test_fixed_rows_are_the_filters_of_the_plain_graph(low_pass, high_pass):
     for row, sign in enumerate((1,) * low_pass + (-1,) * high_pass, start=4 - rows):
         assert torch.allclose(Delta[:, row, :, row], N @ (torch.diag(A.sum(0)) + sign * A) @ N, atol=1e-6)
         assert (Delta[:, row, :, :row] == 0).all()
+
+
+@pytest.mark.parametrize("maps", MAPS)
+def test_what_an_explainer_sees_is_what_the_layer_computes(maps):
+    """PyG masks messages, which the fast path does not make: with all of them let through, both are one function."""
+    from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
+
+    x, edge_index = example()
+    for conv in (SheafConv(12, 3, maps), SheafConv(12, 2, maps, high_pass=True), SheafAttentionConv(12, 3, maps)):
+        expected = conv(x, edge_index)
+        set_masks(conv, torch.ones(edge_index.size(1)), edge_index, apply_sigmoid=False)
+        assert torch.allclose(conv(x, edge_index), expected, atol=1e-5)
+        mask = torch.ones(edge_index.size(1), requires_grad=True)
+        set_masks(conv, mask, edge_index, apply_sigmoid=False)
+        (grad,) = torch.autograd.grad(conv(x, edge_index).square().sum(), mask)
+        assert grad.abs().sum() > 0
+        clear_masks(conv)
 
 
 def test_a_sheaf_learned_once_serves_all_steps_and_has_one_learner():

@@ -86,7 +86,7 @@ class GraphModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        of_maps = getattr(self.model, "sheaf_parameters", list)
+        of_maps: Callable[[], list[nn.Parameter]] = getattr(self.model, "sheaf_parameters", list)
         maps = of_maps()
         known = {id(p) for p in maps}
         rest = [p for p in self.parameters() if id(p) not in known]

@@ -46,8 +46,7 @@ class Pattern(NamedTuple):
         """The CSR matrix of the blocks (E, ...), and of their transposes for the opposite direction."""
         values = transport.new_empty(self.col.numel())
         flat = transport.reshape(-1)
-        values[self.place[0]] = flat
-        values[self.place[1]] = flat
+        values.scatter_(0, self.place[0], flat).scatter_(0, self.place[1], flat)
         return torch.sparse_csr_tensor(self.crow, self.col, values, (self.size, self.size), check_invariants=False)
 
 
@@ -112,7 +111,7 @@ class SheafGraph:
 
         Not differentiable; the derivative is a gather.
         """
-        flat = values.reshape(values.size(0), -1)
+        flat = values.flatten(1)
         if csr_usable(flat) and self.num_edges < 2**30:
             total = self._incidence(end, flat.dtype) @ flat
         else:
@@ -127,25 +126,24 @@ class SheafGraph:
 
     def _build_pattern(self, d: int, full: bool) -> Pattern:
         """Row (v, i) holds, end after end at v, the numbers T[i, 0], ..., T[i, d - 1] (or T[i, i] alone)."""
-        order, width, device = self.at_target, d if full else 1, self.edge_index.device
-        source, target = self.edge_index[:, order]
-        degree, start = self.degree[target], self.ptr[target]
+        order, width, device, E = self.at_target, d if full else 1, self.edge_index.device, self.num_edges
+        source, target = self.edge_index
+        nth = torch.empty_like(order)
+        nth[order] = torch.arange(len(order), device=device)  # among all ends, in the order of their targets
+        first = self.ptr[target]
+        start = (first * (d * width) + (nth - first) * width).view(-1, 1, 1)  # of an end in the first row of its target
         i = torch.arange(d, device=device).view(1, d, 1)
         j = torch.arange(width, device=device).view(1, 1, width)
-        nth = torch.arange(len(order), device=device) - start
-        three = (-1, 1, 1)
-        where = (start * d * width).view(three) + i * (degree * width).view(three) + (nth * width).view(three) + j
-        column = (source * d).view(three) + (j if full else i)
-        col = torch.empty(where.numel(), dtype=torch.int32, device=device)
-        col[where.reshape(-1)] = column.expand_as(where).reshape(-1).int()
-        by_end = torch.empty_like(where)
-        by_end[order] = where
-        forth, back = by_end.chunk(2)
-        if full:
-            back = back.mT
-        place = torch.stack([forth.reshape(-1), back.reshape(-1)])
-        rows = (self.degree * width).repeat_interleave(d)
-        crow = torch.nn.functional.pad(rows.cumsum(0), (1, 0)).int()
+        start = start + i * (self.degree[target] * width).view(-1, 1, 1)
+        place = torch.empty(2, E, d, width, dtype=torch.long, device=device)
+        torch.add(start[:E], j, out=place[0])
+        torch.add(start[E:], j, out=place[1].mT if full else place[1])
+        place = place.view(2, -1)
+        column = (source * d).int().view(-1, 1, 1)
+        col = torch.empty(2 * E * d * width, dtype=torch.int32, device=device)
+        col.scatter_(0, place[0], (column[:E] + (j if full else i).int()).expand(E, d, width).reshape(-1))
+        col.scatter_(0, place[1], (column[E:] + i.int()).expand(E, d, width).reshape(-1))
+        crow = torch.nn.functional.pad((self.degree * width).repeat_interleave(d).cumsum(0), (1, 0)).int()
         return Pattern(crow, col, place, self.num_nodes * d)
 
     def chunks(self, ends: int) -> list[tuple[int, int, int, int]]:
@@ -235,10 +233,10 @@ def _build(edge_index: Tensor, num_nodes: int | None) -> SheafGraph:
             f"edge_index holds node {int(index.min())}..{int(index.max())}, but the graph has {n} nodes (0..{n - 1}); "
             "relabel the nodes or give x a row for each"
         )
-    low, high = index.amin(0), index.amax(0)
-    loop = low == high
-    pairs, inverse = torch.unique((low * n + high)[~loop], return_inverse=True)
-    origin = torch.full_like(low, pairs.numel()).masked_scatter(~loop, inverse)
+    low, high = torch.minimum(*index), torch.maximum(*index)
+    none = n * n  # the number of a self-loop, larger than that of any edge
+    pairs, origin = torch.unique(torch.where(low == high, none, low * n + high), return_inverse=True)
+    pairs = pairs[: -1 if pairs.numel() and int(pairs[-1]) == none else None]
     ends = torch.stack([pairs // n, pairs % n])
     edge = torch.arange(pairs.numel(), device=index.device)
     reverse = torch.cat([edge + pairs.numel(), edge])

@@ -28,12 +28,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from suffuse.errors import InvalidArgument
 
 from .graph import SheafGraph, sheaf_graph
-from .propagate import act, blocks, laplacian, neighbours, scale
+from .propagate import act, blocks, laplacian, neighbours, scale, sum_at
 
 NORMALIZATIONS = ("augmented", "symmetric", "degree", "none")
 
@@ -150,7 +149,7 @@ class SheafLaplacian:
         graph, w = self.sheaf.graph, self.sheaf.weight
         if w is None:
             return graph.degree.to(self.sheaf.maps.dtype).unsqueeze(-1)
-        return scatter(w, graph.edge_index[0], dim_size=graph.num_nodes, reduce="sum").unsqueeze(-1)
+        return sum_at(w.unsqueeze(-1), 0, graph)
 
     def _normaliser(self) -> Tensor | None:
         """N, as blocks (n, d, d), (n, d) or (n, 1)."""

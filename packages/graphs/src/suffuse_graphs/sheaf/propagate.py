@@ -64,6 +64,13 @@ class _AtEnds(Function):
         return _SumAt.apply(g, 0, ctx.graph), _SumAt.apply(g, 1, ctx.graph), None
 
 
+def sum_at(values: Tensor, end: int, graph: SheafGraph) -> Tensor:
+    """(2E, ...) -> (n, ...): the sum over the edge ends whose source (end 0) or target (end 1) is the node."""
+    if torch.compiler.is_compiling():
+        return scatter(values, graph.edge_index[end], dim_size=graph.num_nodes, reduce="sum")
+    return _SumAt.apply(values, end, graph)
+
+
 class _SumAt(Function):
     """`SheafGraph.sum_at`, differentiable."""
 
@@ -327,7 +334,8 @@ def _outer(transport: Tensor, g: Tensor, z: Tensor, graph: SheafGraph, chunk: in
         zeros = z.new_zeros(pattern.col.numel())
         shape = torch.sparse_csr_tensor(pattern.crow, pattern.col, zeros, (pattern.size,) * 2, check_invariants=False)
         found = torch.sparse.sampled_addmm(shape, _rows(transport, g), _rows(transport, z).mT, beta=0.0).values()
-        return (found[pattern.place[0]] + found[pattern.place[1]]).view_as(transport).to(transport.dtype)
+        both = found.index_select(0, pattern.place[0]).add_(found.index_select(0, pattern.place[1]))
+        return both.view_as(transport).to(transport.dtype)
     pairs = graph.edge_index[:, : graph.num_edges].split(chunk or CHUNK.get(z.device.type, CHUNK_ELSEWHERE), dim=1)
     return torch.cat([_outer_of(transport, g, z, u, v) for u, v in pairs])
 
