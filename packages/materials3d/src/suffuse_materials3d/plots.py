@@ -54,12 +54,18 @@ def _slice(axis: Any, ms: Microstructure, normal: int, index: int) -> None:
         bound = min(float(np.abs(values).max()), 4 * float(np.abs(values).mean())) or 1.0
         axis.imshow(values.T, cmap="RdBu_r", vmin=-bound, vmax=bound, origin="lower", extent=extent)
         return
-    phases = max(int(ms.labels.max()) + 1, 2)
-    colours = ["#2166ac", "#b2182b"] if phases == 2 else [tuple(c / 255 for c in COLOURS[k % 4]) for k in range(phases)]
+    colours = _colours(ms)
+    phases = len(colours)
     axis.imshow(
         ms.labels.take(index, normal).T, cmap=ListedColormap(colours), vmin=-0.5, vmax=phases - 0.5, origin="lower",
         extent=extent, interpolation="nearest",
     )  # fmt: skip
+
+
+def _colours(ms: Microstructure) -> list[Any]:
+    """A colour per phase: those of the field's two signs, or those of meshes."""
+    phases = max(int(ms.labels.max()) + 1, 2)
+    return ["#2166ac", "#b2182b"] if phases == 2 else [tuple(c / 255 for c in COLOURS[k % 4]) for k in range(phases)]
 
 
 def sections(ms: Microstructure, title: str = "") -> Figure:
@@ -74,7 +80,7 @@ def sections(ms: Microstructure, title: str = "") -> Figure:
         axis.set(xlabel=f"{one} [{ms.unit}]", ylabel=f"{two} [{ms.unit}]")
     z = (np.arange(ms.shape[2]) + 0.5) * ms.spacing[2]
     for phase in ms.phases:
-        axes[3].plot(ms.mask(phase).mean((0, 1)), z, label=f"phase {phase}", color=f"C{phase}")
+        axes[3].plot(ms.mask(phase).mean((0, 1)), z, label=f"phase {phase}", color=_colours(ms)[phase])
     axes[3].set(xlabel="volume fraction", ylabel=f"z [{ms.unit}]", xlim=(0, 1))
     axes[3].legend(frameon=False, fontsize=8)
     if title:

@@ -62,6 +62,36 @@ def simulator(run: Run) -> None:
                     )  # fmt: skip
     with run.stage("py-pde"):
         _against_py_pde(run)
+    with run.stage("draw"):
+        _draw(run)
+
+
+def _draw(run: Run) -> None:
+    """Slices along x and z of what each equation makes."""
+    import torch
+    from matplotlib.figure import Figure
+
+    from ..microstructure import Microstructure
+    from ..plots import _slice
+    from ..simulate import CahnHilliard, FloryHuggins, Ternary, double_threshold
+
+    shape = (48, 4, 24)
+    random = torch.Generator().manual_seed(run.seed)
+    film, blend, three = CahnHilliard(boundary="film", substrate=0.3), FloryHuggins(), Ternary()
+    u = film.run(film.start(torch.zeros(1), shape, random), [100.0])[0, 0]
+    p = blend.run(blend.start(torch.tensor([0.5]), shape, random, 0.01), [30.0, 120.0])[0]
+    c = three.run(three.start(torch.tensor([[0.4, 0.3, 0.3]]), shape, random), [200.0])[0, 0]
+    drawn = {
+        "film on a substrate": (u > 0).to(torch.uint8),
+        "blend, early": double_threshold(p[0]),
+        "blend, late": double_threshold(p[1]),
+        "three components": three.phases(c),
+    }
+    figure = Figure(figsize=(12, 2.4), layout="constrained")
+    for axis, (title, labels) in zip(figure.subplots(1, 4), drawn.items(), strict=True):
+        _slice(axis, Microstructure(labels.numpy()), 1, 1)
+        axis.set(title=title, xticks=[], yticks=[])
+    run.figure("equations", figure, "Slices across a film of 24 voxels, and of blends and mixtures of three.")
 
 
 def _against_py_pde(run: Run) -> None:
