@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from suffuse.bench import Run, benchmark
+from suffuse.errors import InvalidArgument
 
 CHECKOUT = "CLEANDIFFUSER"
 PEER = "CleanDiffuser"
@@ -25,7 +26,7 @@ def cleandiffuser(path: Path) -> Any:
     where that is missing an empty module stands for it.
     """
     if not (path / "cleandiffuser").is_dir():
-        raise FileNotFoundError(f"{path} has no folder cleandiffuser")
+        raise InvalidArgument(f"{CHECKOUT}={str(path)!r} has no folder cleandiffuser; give a checkout of it")
     if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         for name in (
             "torchvision",
