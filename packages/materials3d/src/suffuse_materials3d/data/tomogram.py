@@ -90,10 +90,10 @@ def cut_tomogram(
     fine = [edge for edge, value in spread.items() if value <= tolerance]
     edge = round(float(np.prod(size)) ** (1 / 3))
     if not fine or edge < min(fine):
-        need = f"about {min(fine)} voxels an edge" if fine else "more than this volume has"
+        need = f"{min(fine)} voxels an edge would do" if fine else "no patch of this volume is large enough"
         warnings.warn(
             f"a patch of {size} is below the representative elementary volume: the volume fraction varies by more "
-            f"than {tolerance:.0%} from patch to patch; {need} would do",
+            f"than {tolerance:.0%} from patch to patch; {need}",
             UserWarning,
             stacklevel=2,
         )
