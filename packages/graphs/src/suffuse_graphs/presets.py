@@ -4,8 +4,8 @@
 
 A preset of a model is looked up as that of the model itself, else that of its family ("sheaf" or "baseline"), else the
 default of the family. Those whose source is a search were chosen by validation accuracy alone (see `search`); those of
-the official launch scripts are the paper's. Baselines are tuned apart: an MLP with the regularisation of the sheaf
-scripts would lose 15 points on Texas.
+the official launch scripts are the paper's. Baselines have settings of their own: with the regularisation of the sheaf
+scripts an MLP would be far worse.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ def train_nsd(
         dataset: karate, drosophila (inside graspologic); with SUFFUSE_DATA also texas, wisconsin, cornell,
             cornell-2020, film, chameleon, squirrel, cora, citeseer, pubmed, and roman-empire, amazon-ratings,
             minesweeper, tolokers, questions, chameleon-filtered, squirrel-filtered.
-        model: orthogonal, diagonal, general (sheaves), identity (the control), mlp, gcn, gat, sage, gcnii, h2gcn,
-            gprgnn; or all.
+        model: orthogonal, diagonal, general (learned sheaves), connection (fixed, by local PCA), identity (the
+            control), mlp, gcn, gat, sage, gcnii, h2gcn, gprgnn; or all.
         split: number of the split, or all. The checkpoint is that of the first model and split.
         out: folder of the checkpoint, the scores and the searches.
         search: first look for settings with so many trials of Optuna, by the validation nodes alone; what was tried is

@@ -180,8 +180,8 @@ BASELINES: dict[str, Callable[..., nn.Module]] = {
     "h2gcn": H2GCN,
     "gprgnn": GPRGNN,
 }
-#: The kinds of sheaf that tables compare, and the control without which they prove nothing.
-SHEAVES = ("orthogonal", "diagonal", "general")
+#: The kinds of sheaf, three learned and one fixed, and the control without which a table of them proves nothing.
+SHEAVES = ("orthogonal", "diagonal", "general", "connection")
 CONTROL = "identity"
 MODELS = (*SHEAVES, CONTROL, *BASELINES)
 
@@ -227,8 +227,8 @@ def classifier(model: str, in_channels: int, classes: int, **settings: Any) -> n
     """A node classifier.
 
     Args:
-        model: kind of sheaf maps ("orthogonal", "diagonal", "general", "identity"), or "mlp", "gcn", "gat", "sage",
-            "gcnii", "h2gcn", "gprgnn".
+        model: kind of sheaf maps ("orthogonal", "diagonal", "general", "connection", "identity"), or "mlp", "gcn",
+            "gat", "sage", "gcnii", "h2gcn", "gprgnn".
         in_channels: features per node.
         classes: number of classes.
         settings: `hidden_channels`, `num_layers`, `dropout`, and any further argument of the model.
