@@ -148,3 +148,29 @@ def test_bad_arguments_are_named(series, tmp_path):
     ):
         with pytest.raises(InvalidArgument, match=match):
             call()
+
+
+def test_a_prediction_ends_where_its_input_lay(geometry, tmp_path):
+    """NIfTI in (four orientations), slices on a working grid, an ensemble of masks, and both formats out."""
+    from suffuse_medical.data import mri_percentile, resample, working_grid
+    from suffuse_medical.segmentation import SegmentationPrediction
+
+    schema = LabelSchema(["background", "right"])
+    place = torch.from_numpy(geometry.world(np.stack(np.indices(geometry.shape), -1))).float()  # (X, Y, Z, 3) in mm
+    middle = float(place[..., 0].mean())
+    write_nifti(tmp_path / "in.nii.gz", 1000 + 10 * (place[..., 0] - middle), geometry.stored_as("int16"))
+    image, where = read_nifti(tmp_path / "in.nii.gz")
+    grid = working_grid(where, (20, 24, 16), 2.0)
+    slices = resample(image, where, grid).permute(3, 0, 1, 2)  # what a network would be given ...
+    assert torch.isfinite(mri_percentile(slices)).all()
+    right = (slices > 1000).float()  # ... and a network that knows the patient's right from left
+    found = SegmentationPrediction(torch.cat([1 - right, right], 1)[None], grid, schema=schema).on(where)
+    found.write_labels(tmp_path / "out.nii.gz")
+    mask = found.labels[:, 0].permute(1, 2, 0)[None]
+    write_dicom_seg(tmp_path / "out.dcm", mask, where, schema)
+    for labels, there in (read_nifti(tmp_path / "out.nii.gz"), read_dicom_seg(tmp_path / "out.dcm", schema, where)):
+        assert there.isclose(geometry) and there.axcodes == geometry.axcodes and there.dtype == "uint8"
+        np.testing.assert_allclose(there.spacing, geometry.spacing, atol=1e-4)
+        sure = (place[..., 0] - middle).abs() > 2.5  # farther from the border than a voxel of the working grid
+        sure[[0, -1]] = sure[:, [0, -1]] = sure[..., [0, -1]] = False  # half of what is beside these was not seen
+        assert sure.sum() > 100 and bool((labels[0][sure] == (place[..., 0] > middle)[sure]).all())
