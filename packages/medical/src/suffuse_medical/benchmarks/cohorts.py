@@ -13,8 +13,8 @@ CLASSES = 4
 """Of the label maps: outside, grey matter, white matter, fluid."""
 
 
-PROTOCOLS = ((500, 15), (700, 20), (3000, 20), (2500, 30), (3000, 100), (4000, 90), (600, 12), (3500, 80))
-"""(TR, TE) in ms of eight protocols between T1, proton density and T2 weighting."""
+PROTOCOLS = ((500, 15), (700, 20), (3000, 20), (2500, 30), (600, 12), (900, 18), (2000, 15), (3500, 25))
+"""(TR, TE) in ms of eight protocols from T1 to proton-density weighting."""
 
 
 class Labelled(NamedTuple):

@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(20000, 12, 8, 450, (16, 32), 200, 5, 64, 10),
+    "quick": Size(20000, 10, 8, 350, (16, 32), 200, 4, 48, 8),
     "full": Size(100000, 48, 24, 3000, (32, 64), 600, 8, 128, 20),
 }
 EXACT = "correlated Gaussian, 24 + 12 entries"
@@ -74,7 +74,7 @@ def _compare(run: Run, size: Size, dataset: str, train: Labelled, test: Labelled
 
     layout, asked = stedm.layout_maps(train.labels, classes), stedm.layout_maps(test.labels, classes)
     settings: dict[str, Any] = {
-        "channels": size.channels, "steps": size.steps, "seed": run.seed,
+        "channels": size.channels, "steps": size.steps, "batch_size": 8, "seed": run.seed,
         "device": run.device, "progress": run.progress,
     }  # fmt: skip
     with run.stage("train"):

@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(12, 300, 350, 16, (32, 64), 64, 10),
+    "quick": Size(9, 180, 200, 16, (32, 64), 48, 8),
     "full": Size(96, 4000, 6000, 32, (64, 128), 256, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"

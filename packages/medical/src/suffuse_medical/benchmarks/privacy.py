@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(14, 12, 250, 500, (16, 32), 64, 10),
+    "quick": Size(14, 12, 400, 400, (16, 32), 64, 8),
     "full": Size(48, 48, 1500, 6000, (32, 64), 256, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
