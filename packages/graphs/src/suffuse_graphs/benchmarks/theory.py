@@ -238,7 +238,7 @@ def picture(cycle: dict[float, dict[str, float]], depth: dict[str, list[float]],
         symmetric_sheaf,
     )
 
-    figure = Figure(figsize=(16, 3.7), layout="constrained")
+    figure = Figure(figsize=(17.5, 3.7), layout="constrained")
     first, second, third, fourth = figure.subplots(1, 4)
 
     theta = torch.linspace(0.02, math.pi, 80).tolist()
@@ -280,5 +280,5 @@ def picture(cycle: dict[float, dict[str, float]], depth: dict[str, list[float]],
     fourth.set_ylim(bottom=0)
     fourth.set_xlabel("depth")
     fourth.set_title("energy of the features, random weights")
-    fourth.legend(frameon=False, fontsize=7, loc="lower left", bbox_to_anchor=(0, 0.05))
+    fourth.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
