@@ -82,25 +82,51 @@ def error_curves(errors: Mapping[str, Array]) -> Figure:
 
 
 def traces(switched: Mapping[str, Mapping[str, Switching]], dt: float) -> Figure:
-    """Behaviour over time under changing requests, a panel per behaviour, a colour per policy."""
+    """Behaviour over time under changing requests, a panel per behaviour and a colour per policy; above them the robot
+    of the first policy as it moves at the end of each phase.
+    """
     from matplotlib.figure import Figure
 
     names = list(next(iter(switched.values())))
-    figure = Figure(figsize=(7.0, 2.2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
-    for axes, name in zip(panels, names, strict=True):
+    first = next(iter(switched.values()))[names[0]]
+    phases, last = len(first.requested), first.trace.shape[1] * dt
+    width, strip, panel, margin = 7.2, 0.8, 1.5, 0.45
+    height = strip + (panel + 0.2) * len(names) + margin
+    figure = Figure(figsize=(width, height))
+
+    def place(bottom: float, tall: float) -> Any:
+        return figure.add_axes((0.09, bottom / height, 0.89, tall / height))
+
+    axes = place(height - strip, strip - 0.05)
+    axes.set(xlim=(0, last), ylim=(0, last * (strip - 0.05) / (0.89 * width)))
+    per_phase = last / phases
+    scale = per_phase / 3.4  # metres of the robot in seconds of the axis
+    for phase in range(phases):
+        steps = first.every * (phase + 1) - 1 - np.array([8, 0])
+        ends, radii, bodies = render.capsules(first.rollout.env_id, first.rollout.qpos[0, steps])
+        for k, (pose, step) in enumerate(zip(ends, steps, strict=True)):
+            moved = pose - np.array([first.rollout.qpos[0, step, 0], 0.0])
+            moved = (moved + np.array([0.95 + 1.5 * k, 0.25])) * scale + np.array([phase * per_phase, 0.0])
+            render.draw(axes, moved, radii * scale, bodies, alpha=0.45 + 0.55 * k)
+    axes.axhline(0.25 * scale, color="#b0a890", lw=1)
+    axes.set_axis_off()
+    for i, name in enumerate(names):
+        axes = place(margin + (len(names) - 1 - i) * (panel + 0.2), panel)
         for colour, (policy, found) in zip(COLOURS, switched.items(), strict=False):
             trace = found[name].trace
             time = np.arange(1, trace.shape[1] + 1) * dt
             axes.fill_between(time, trace.min(0), trace.max(0), color=colour, alpha=0.2, lw=0)
             axes.plot(time, trace.mean(0), color=colour, lw=1.5, label=policy)
-        first = next(iter(switched.values()))[name]
-        edges = np.arange(len(first.requested) + 1) * first.every * dt
-        axes.stairs(first.requested, edges, color="#333333", ls="--", lw=1.2, label="requested", baseline=None)
-        axes.set(ylabel=f"{name} ({behaviours.UNITS[name]})")
+        asked = next(iter(switched.values()))[name].requested
+        edges = np.arange(phases + 1) * first.every * dt
+        axes.stairs(asked, edges, color="#333333", ls="--", lw=1.2, label="requested", baseline=None)
+        axes.set(ylabel=f"{name} ({behaviours.UNITS[name]})", xlim=(0, last))
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=7, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.25))
-    panels[-1].set(xlabel="time (s)")
+        if i == 0:
+            axes.legend(frameon=False, fontsize=7, ncols=3, loc="upper left")
+        if i < len(names) - 1:
+            axes.set_xticklabels([])
+    axes.set(xlabel="time (s)")
     return figure
 
 
