@@ -168,8 +168,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "quick": {
         "shape": (16, 16, 16), "trajectories": 112, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (24, 48), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (32, 64),
-        "blocks": 1, "steps": 900, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 150, "widths": (32, 64),
+        "blocks": 1, "steps": 600, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,

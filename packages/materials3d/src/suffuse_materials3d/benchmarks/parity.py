@@ -18,7 +18,7 @@ REQUESTS = {"quick": 32, "full": 64}
 FIXED = {"quick": (4, 4), "full": (8, 8)}
 #: Steps of the voxel model, which gets about the seconds that the latent one has.
 VOXEL: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 150, "batch_size": 8, "widths": (16, 32)},
+    "quick": {"steps": 100, "batch_size": 8, "widths": (16, 32)},
     "full": {"steps": 400, "batch_size": 8, "widths": (24, 64)},
 }
 STEPS = 15
