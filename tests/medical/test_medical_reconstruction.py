@@ -184,3 +184,14 @@ def test_bad_input_is_named(problem):
         with pytest.raises(InvalidArgument, match=match):
             call()
     assert suffuse.__version__
+
+
+@pytest.mark.parametrize("k", [5, 19, 40])
+def test_intervals_of_samples_cover_one_more_draw_as_often_as_they_say(k):
+    """Whatever the number of samples: 90%, or all that K samples can reach."""
+    draws = torch.randn(k + 1, 20_000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    found = Prediction(draws[:-1])
+    low, high = found.interval(0.9)
+    covered = float(((draws[-1] >= low) & (draws[-1] <= high)).float().mean())
+    assert covered == pytest.approx(found.nominal(0.9), abs=0.01)
+    assert found.nominal(0.9) == min(0.9, (k - 1) / (k + 1))
