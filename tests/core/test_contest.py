@@ -44,7 +44,7 @@ def test_a_small_run_on_digits(monkeypatch, tmp_path):
     trained.samplers_trained(run)
     methods = {row.method for row in run.rows}
     assert {"deis-3", "evodiff", "teleport+deis-3", "diffusers/dpmpp-2m", "diffusers/dpmpp-2m-default"} <= methods
-    assert {row.metric for row in run.rows} == {"mean error", "MMD", "FID"}
+    assert {row.metric for row in run.rows} == {"mean error", "median error", "evaluations saved", "MMD", "FID"}
     by_method = {row.method: row.value for row in run.rows if row.metric == "mean error"}
     assert by_method["dpmpp-2m"] == pytest.approx(by_method["diffusers/dpmpp-2m"], rel=1e-3)
     assert any("fewer evaluations" in note for note in run.notes)

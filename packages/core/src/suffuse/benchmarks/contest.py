@@ -44,7 +44,7 @@ __all__ = [
 #: These draw fresh noise, so they have no distance to the solution of the ODE.
 STOCHASTIC = ("ddpm", "dpmpp-2m-sde", "dpmpp-3m-sde", "predictor-corrector")
 #: The solvers that are also run after a jump.
-TELEPORTED = ("dpmpp-2m", "unipc-2", "unipc-3", "deis-3", "vab-3")
+TELEPORTED = ("dpmpp-2m", "unipc-2", "unipc-3", "deis-3", "vab-3", "edm-heun")
 #: Those whose coefficients are fitted to the denoiser, from the top of the schedule and below a jump.
 FITTED = ("fitted", "teleport+fitted")
 #: Libraries, as methods of theirs are named.
@@ -135,7 +135,7 @@ def entries(
         event = statistics.mean.shape
         for name in (name for name in TELEPORTED if wanted(f"teleport+{name}")):
             generator = torch.Generator(statistics.mean.device).manual_seed(seed)
-            sampler = by_name(name, steps=budget, grid=grid)
+            sampler = within(budget, name, grid, schedule)
             teleport = Teleport.fit(sampler, denoiser, statistics, samples=32, generator=generator)
             yield ours(f"teleport+{name}", teleport, grid)
         for name in filter(wanted, FITTED):

@@ -89,7 +89,7 @@ DRAWN = ("mean error", "median error")
 )
 @one_thread()
 def samplers_exact(run: Run) -> None:
-    """Every sampler of the core, five of them also after a teleport of measured depth, a solver with fitted
+    """Every sampler of the core, six of them also after a teleport of measured depth, a solver with fitted
     coefficients with and without one, and those of the peers that are installed, on distributions whose denoiser is
     exact. All are given the same noise and the same grids, and a method is shown with the grid on which its error is
     smallest; "own" are the levels that a scheduler of diffusers chooses when nobody configures it. Every evaluation
