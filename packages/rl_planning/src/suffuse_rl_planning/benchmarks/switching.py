@@ -58,7 +58,7 @@ def switching(run: Run) -> None:
             run.row(metric="overshoot", value=float(result.overshoot.mean()), better="lower", **common)
     run.figure(
         "traces", pictures.traces(found, control_step(ENV)),
-        "The robot at the end of each phase, and running means; bands span the episodes, the dashed line is what is asked.",
+        "The robot at the end of each phase, and running means; bands span the episodes, the dashed line is asked for.",
     )  # fmt: skip
     settled = {name: float(np.median(result.settling[:, 1:])) for name, result in found["AlignDiff"].items()}
     run.note(
