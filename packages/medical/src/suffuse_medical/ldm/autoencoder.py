@@ -59,6 +59,12 @@ class Autoencoder(nn.Module, ABC):
         """The reconstruction: the ceiling of everything a latent model can draw."""
         return self.decode(self.encode(x))
 
+    @torch.no_grad()
+    def encode_all(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """Latents of a whole data set, a batch at a time; they stay on the device of the network."""
+        device = next(self.parameters()).device
+        return torch.cat([self.encode(part.to(device)) for part in images.split(batch_size)])
+
     def check(self, x: Tensor) -> None:
         """Raise InvalidArgument unless x is a batch of images that this autoencoder can halve often enough."""
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:

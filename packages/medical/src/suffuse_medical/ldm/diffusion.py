@@ -76,12 +76,14 @@ class LatentDiffusion(nn.Module):
     @torch.no_grad()
     def encode(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Images (N, C, *spatial) in [-1, 1] -> latents of variance one (N, Z, *spatial / factor)."""
-        return torch.cat([self.autoencoder.encode(part) for part in images.split(batch_size)]) / self.latent_scale
+        return self.autoencoder.encode_all(images, batch_size) / self.latent_scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor, batch_size: int = 64) -> Tensor:
         """The images of latents of variance one."""
-        return torch.cat([self.autoencoder.decode(part) for part in (latents * self.latent_scale).split(batch_size)])
+        device = next(self.autoencoder.parameters()).device
+        parts = (latents * self.latent_scale).split(batch_size)
+        return torch.cat([self.autoencoder.decode(part.to(device)) for part in parts])
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """decode(encode(images)): what the best denoiser could draw."""
@@ -245,8 +247,7 @@ def fit(
         )  # fmt: skip
     autoencoder = autoencoder.eval()
     autoencoder.check(images[:1])
-    with torch.no_grad():
-        latents = torch.cat([autoencoder.encode(part) for part in images.split(64)])
+    latents = autoencoder.encode_all(images).cpu()
     scale = float(latents.std())
     torch.manual_seed(seed)
     attention = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
@@ -257,7 +258,7 @@ def fit(
     backbone = MonaiUNet(autoencoder.spatial_dims, autoencoder.latent_channels, tokens=tokens, maps=maps, **settings)
     denoiser = NetworkDenoiser(backbone, schedule or VPLinear(), prediction_type)
     model = LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:], encoded)
-    inside = None if cond is None else model.latent_condition(cond)
+    inside = None if cond is None else model.latent_condition(cond).to("cpu")
     model.denoiser = suffuse.training.fit(
         denoiser,
         latents / scale,

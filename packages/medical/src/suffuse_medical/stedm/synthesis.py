@@ -74,8 +74,7 @@ def fit(
     dims = images.ndim - 2
     targets, scale = images, 1.0
     if autoencoder is not None:
-        with torch.no_grad():
-            targets = torch.cat([autoencoder.encode(part) for part in images.split(64)])
+        targets = autoencoder.encode_all(images).cpu()
         scale = float(targets.std())
         targets = targets / scale
     sets = StyleSets(images, layout, patients, n=style_images, source=source, targets=targets, seed=seed)
