@@ -126,7 +126,7 @@ class Fit:
     transports: Tensor
 
 
-def fit(model: HeatClassifier, clouds: Clouds, steps: int = 150, lr: float = 0.02) -> Fit:
+def fit(model: HeatClassifier, clouds: Clouds, steps: int = 100, lr: float = 0.02) -> Fit:
     """Train on the labelled half by cross-entropy, full batch."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     for _ in range(steps):

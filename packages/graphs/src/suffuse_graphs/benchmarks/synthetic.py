@@ -39,7 +39,7 @@ def synthetic(run: Run) -> None:
 
     from ..synthetic import HeatClassifier, bipartite_clouds, fit, ring_of_classes
 
-    draws = 3 if run.quick else 10
+    draws = 2 if run.quick else 10
     curves: dict[str, Tensor] = {}
     transports: dict[str, list[Tensor]] = {}
     for name, options in PAIR.items():
