@@ -42,7 +42,7 @@ SMALL = {
     "joint": (200, 2, 2, 2, (16,), 2, 2, 8, 2),
     "privacy": (6, 8, 2, 2, (16,), 8, 2),
     "ldm": (3, 2, 2, 8, (16,), 8, 2),
-    "samplers": (2, 50, (16,), 8, (5, 10), (10, 50, 100), (50, 60), (10,), 8),
+    "samplers": (2, 4, (16,), 8, (2, 4), (4, 6), (4, 5), (6,), 8),
 }
 METRICS = {
     "stedm": {"Dice of patients", "IoU of patients", "spread of IoU over patients", "layout explained (R2)"},
