@@ -108,7 +108,7 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
         if name.startswith("ddpm"):
             style = {"color": "black", "linewidth": 2, "marker": "o" if name == "ddpm" else "x"}
         axes.plot(*zip(*points, strict=True), markersize=5, label=name, **style)
-    axes.set(xlabel="evaluations of the network", ylabel="CRPS", xscale="log")
+    axes.set(xlabel="evaluations of the network", ylabel="CRPS", xscale="log", yscale="log")
     ticks = sorted({n for points in scores.values() for n, _ in points})
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
