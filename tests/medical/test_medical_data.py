@@ -197,8 +197,8 @@ def test_lesions_are_where_their_mask_is():
     """Sick and healthy pseudo-patients of one seed differ in the lesion and a voxel around it; T2w shows it bright."""
     from suffuse_medical.data import PhantomCohort
 
-    sick = PhantomCohort(2, sequences=("T2w",), sites=("A",), seed=3, lesions=(2, 2))[1]
-    healthy = PhantomCohort(2, sequences=("T2w",), sites=("A",), seed=3)[1]
+    options = {"sequences": ("T2w",), "sites": ("A",), "seed": 3, "geometry": SMALL, "lesion_radius": 14.0}
+    sick, healthy = (PhantomCohort(2, lesions=n, **options)[1] for n in ((2, 2), (0, 0)))
     mask = torch.as_tensor(sick["lesion"])
     assert mask.sum() > 10 and not torch.as_tensor(healthy["lesion"]).any()
     assert set(mask.unique().tolist()) == {0.0, 1.0}
@@ -214,7 +214,7 @@ def test_sites_leave_anatomy_and_mark_intensities(site):
     from suffuse_medical.data import SITES, PhantomCohort
 
     def item(name):
-        return PhantomCohort(1, sites=(name,), seed=1)[0]
+        return PhantomCohort(1, sites=(name,), seed=1, geometry=SMALL)[0]
 
     image, reference = torch.as_tensor(item(site)["image"]), torch.as_tensor(item("A")["image"])
     tissue = torch.as_tensor(item(site)["tissue"])
