@@ -162,12 +162,10 @@ class SheafLaplacian:
 
     def normalize(self, x: Tensor) -> Tensor:
         """N x."""
-        part = x if self.scale is None else act(self.scale, self._own(x))
-        return (
-            part
-            if self.rows is None or self.scale is None
-            else torch.cat([part, self.rows.normalize(self._rest(x))], 1)
-        )
+        if self.scale is None:
+            return x
+        part = act(self.scale, self._own(x))
+        return part if self.rows is None else torch.cat([part, self.rows.normalize(self._rest(x))], 1)
 
     def neighbours(self, x: Tensor) -> Tensor:
         """(n, d, f): the transported sum over the neighbours, sum_u w_uv F_v^T F_u x_u."""
