@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(
-        patients=40, test=10, samples=20, accelerations=(4,), steps=300, network_samples=6,
+        patients=40, test=10, samples=20, accelerations=(4,), steps=0, network_samples=0,
         calls={"posterior": 15, "dds": 30, "score-mri": 50},
     ),
     "full": Size(
@@ -59,7 +59,7 @@ def reconstruction(run: Run) -> None:
 
     On Gaussian fields with the covariance of the slices everything has an exact answer: the posterior mean, and draws
     from the posterior, are the ceiling and the reference. On pseudo-patients the same Gaussian is only a prior, and a
-    small network is another; the truth is neither. PSNR and SSIM are of the mean of the samples, over the brain, and
+    network (full profile) is another; the truth is neither. PSNR and SSIM are of the mean of the samples, over the brain, and
     averaged over patients. The coverage error is the distance, in percentage points, between how often the 90% interval
     of the samples holds the truth and how often it should. "Calibrated" intervals are scaled on other patients.
     """
@@ -145,7 +145,7 @@ def reconstruction(run: Run) -> None:
             for method in ("posterior", "dds"):
                 answers[f"{method}, Gaussian prior"] = predict(prior, y, method, size.samples)
             if size.steps:
-                for method in ("dds",) if run.quick else task.METHODS:
+                for method in task.METHODS:
                     answers[f"{method}, network prior"] = predict(network, y, method, size.network_samples)
             scores = _score(run, PATIENTS, answers, test.image, test, operator, y, acceleration, size.calls)
             _claims(run, scores, acceleration)
@@ -165,7 +165,7 @@ def reconstruction(run: Run) -> None:
                     "reconstructions",
                     _figure(test, answers, answers[ours], fitted.width(answers[ours])),
                     f"Two pseudo-patients at x{acceleration}: truth, zero-filled, total variation, mean of samples and "
-                    "two samples of the network prior (DDS), absolute error of the mean, and the half width of the "
+                    f"two samples by {ours}, absolute error of the mean, and the half width of the "
                     "calibrated 90% interval, both on one scale.",
                 )
     run.note("Everything is simulated from one template; the k-space is that of magnitude images with one coil.")
