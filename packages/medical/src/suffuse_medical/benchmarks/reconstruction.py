@@ -59,9 +59,10 @@ def reconstruction(run: Run) -> None:
 
     On Gaussian fields with the covariance of the slices everything has an exact answer: the posterior mean, and draws
     from the posterior, are the ceiling and the reference. On pseudo-patients the same Gaussian is only a prior, and a
-    network (full profile) is another; the truth is neither. PSNR and SSIM are of the mean of the samples, over the brain, and
-    averaged over patients. The coverage error is the distance, in percentage points, between how often the 90% interval
-    of the samples holds the truth and how often it should. "Calibrated" intervals are scaled on other patients.
+    network (full profile) is another; the truth is neither. PSNR and SSIM are of the mean of the samples, over the
+    brain, and averaged over patients. The coverage error is the distance, in percentage points, between how often the
+    90% interval of the samples holds the truth and how often it should. "Calibrated" intervals are scaled on other
+    patients.
     """
     import torch
 
