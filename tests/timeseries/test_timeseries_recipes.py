@@ -11,9 +11,9 @@ from suffuse.bench import run_benchmarks
 from suffuse.errors import InvalidArgument
 from suffuse_timeseries import benchmarks, recipes
 
-module = importlib.import_module("suffuse_timeseries.benchmarks.forecasting")
+tasks = importlib.import_module("suffuse_timeseries.benchmarks.tasks")
 (RECIPE,) = recipes.RECIPES
-(BENCHMARK,) = benchmarks.BENCHMARKS
+BENCHMARK = next(b for b in benchmarks.BENCHMARKS if b.name == "timeseries/forecasting")
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +57,17 @@ def test_bad_requests(checkpoint, tmp_path):
 
 
 def test_the_benchmark_reports_every_method_and_a_fan_plot(tmp_path, monkeypatch):
-    toy = module.Task("elnino", steps=3, samples=4, width=8, state=4, batch_size=8, series=3, sampling_steps=2)
-    monkeypatch.setattr(module, "QUICK", (toy, module.Task("solar_nips", steps=1)))
-    monkeypatch.delenv("SUFFUSE_DATA", raising=False)
+    small = {"width": 8, "state": 4, "batch_size": 8, "samples": 4, "sampling_steps": 2}
+    toy = tasks.Task("elnino", steps=3, series=3, rivals=("csdi",), rival_steps=2, **small)
+    monkeypatch.setattr(tasks, "QUICK", (toy, tasks.Task("solar_nips", steps=1)))
+    for name in ("SUFFUSE_DATA", "SUFFUSE_RUNS"):
+        monkeypatch.delenv(name, raising=False)
     report = run_benchmarks([BENCHMARK], profile="quick", out=tmp_path, progress=False)
     (result,) = report.results
     methods = {row.method for row in result.rows if row.metric == "CRPS"}
-    assert methods == {"seasonal-naive", "ridge", "ridge-residuals", "tsdiff-cond", "tsdiff-ms", "tsdiff-q"}
+    classical = {"seasonal-naive", "ridge", "ridge-residuals"}
+    assert methods == {*classical, "csdi", "tsdiff-cond", "tsdiff-ms", "tsdiff-q"}
     assert {row.dataset for row in result.rows} == {"elnino[3 series]"}
     assert any("better than seasonal-naive" in note for note in result.notes)
-    assert any("solar_nips was left out" in note for note in result.notes)
+    assert any("Left out" in note and "solar_nips" in note for note in result.notes)
     assert list(tmp_path.rglob("fan-elnino.png"))
-
-
-def test_an_evenly_spread_part():
-    assert module.spread(list(range(10)), 3) == [0, 3, 6]
-    assert module.spread([1, 2], 5) == module.spread([1, 2], None) == [1, 2]
