@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -15,7 +15,7 @@ from suffuse.errors import InvalidArgument
 from .data.geometry import Geometry, resample
 from .data.nifti import write_nifti
 
-__all__ = ["Prediction", "check_images", "in_batches", "sample_seeds"]
+__all__ = ["Prediction", "check_images", "check_samples", "in_batches", "sample_seeds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def check_images(images: Tensor, name: str = "images", channels: int | None = No
         raise InvalidArgument(f"{name} has NaN or infinite voxels; mask or fill them first")
 
 
-def check_samples(n: int, names: Sequence[str] = ("n",)) -> None:
+def check_samples(n: int) -> None:
     """Raise InvalidArgument for less than one sample."""
     if n < 1:
-        raise InvalidArgument(f"{names[0]} must be at least 1 sample, got {n}")
+        raise InvalidArgument(f"n must be at least 1 sample, got {n}")
