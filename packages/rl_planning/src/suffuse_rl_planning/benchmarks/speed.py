@@ -11,7 +11,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from suffuse.bench import Run, benchmark
 from suffuse.errors import InvalidArgument
@@ -47,7 +47,9 @@ def cleandiffuser(path: Path) -> Any:
 class _Anything(types.ModuleType):
     """A module that has every name."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
