@@ -108,7 +108,7 @@ def accuracy(run: Run) -> None:
             if scores.scores:
                 found[model] = scores
         if not found:
-            run.note(f"{dataset}: not run; it takes hours of a CPU.")
+            run.note(f"{dataset}: not run here.")
             continue
         if "identity" not in found:
             run.note(f"{dataset}: left out, because the control with identity maps was not run.")
