@@ -226,6 +226,14 @@ def test_chords_of_layers_are_their_thickness(layers):
     assert curve.values[curve.r == 4] == 1 and curve.values.sum() == 1
 
 
+def test_chords_that_cross_the_end_are_joined_or_left_out():
+    labels = np.zeros((2, 2, 10), dtype=np.uint8)
+    labels[:, :, [0, 1, 5, 9]] = 1
+    wrapped = pores.chord_lengths(Microstructure(labels, periodic=(False, False, True)), 1)
+    assert wrapped.values[[0, 2]].tolist() == [0.5, 0.5]  # one voxel, and three across the end
+    assert pores.chord_lengths(Microstructure(labels), 1).values[0] == 1
+
+
 @pytest.mark.slow
 @measured
 def test_local_thickness_of_a_ball(sphere):

@@ -205,7 +205,7 @@ def read_volumes(paths: str | Path | Iterable[str | Path], limit: int | None = N
             with h5py.File(path, "r") as file:
                 head = head or dict(file.attrs)
                 rejected += int(file.attrs.get("rejected", 0))
-                for name, dataset in file.items():
+                for dataset in file.values():
                     if limit is not None and len(labels) >= limit:
                         break
                     if not isinstance(dataset, h5py.Dataset) or dataset.ndim < 3:
@@ -215,7 +215,6 @@ def read_volumes(paths: str | Path | Iterable[str | Path], limit: int | None = N
                         values, cut = _cut(values), True
                     labels.append(values.astype(np.uint8))
                     known.append({"trajectory_id": number * 10**6 + len(labels), **dict(dataset.attrs)})
-                    del name
         except OSError as error:
             raise InvalidArgument(f"{path} cannot be read as HDF5: {error}") from error
     if not labels:

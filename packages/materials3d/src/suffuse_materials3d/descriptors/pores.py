@@ -35,14 +35,17 @@ def two_point_cluster(ms: Microstructure, phase: int = 1) -> Curve:
 
 
 def chord_lengths(ms: Microstructure, phase: int = 1, axis: int = 2) -> Curve:
-    """The distribution of chords along an axis: probability (it sums to one) of each length; whole chords only."""
+    """The distribution of chords along an axis: probability (it sums to one) of each length.
+
+    Whole chords only: those cut by the box do not count where the axis is open, and are joined where it repeats.
+    """
     mask = np.moveaxis(ms.mask(phase), axis, -1)
-    n = mask.shape[-1]
-    lines = np.pad(mask.reshape(-1, n), ((0, 0), (1, 1)))
-    change = np.diff(lines.astype(np.int8), axis=1)
-    (row_a, start), (_, end) = np.nonzero(change == 1), np.nonzero(change == -1)
-    whole = (start > 0) & (end < n) if not ms.periodic[axis] else np.ones(len(start), dtype=bool)
-    del row_a
+    n, wraps = mask.shape[-1], ms.periodic[axis]
+    lines = np.concatenate([mask, mask], -1).reshape(-1, 2 * n) if wraps else mask.reshape(-1, n)
+    change = np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    start, end = np.nonzero(change == 1)[1], np.nonzero(change == -1)[1]
+    # of two periods, what begins behind the first voxel and before the second of the next
+    whole = (start > 0) & (start <= n) & (end < 2 * n) if wraps else (start > 0) & (end < n)
     counts = np.bincount((end - start)[whole], minlength=n + 1)[1:].astype(np.float64)
     r = np.arange(1, n + 1) * ms.spacing[axis]
     return Curve(r, counts / counts.sum() if counts.sum() else counts)
