@@ -151,6 +151,18 @@ def test_compiles_as_one_graph_and_computes_the_same(maps):
     assert all(torch.allclose(g, h, atol=1e-4) for g, h in zip(*grads, strict=True))
 
 
+@pytest.mark.parametrize("maps", MAPS)
+def test_training_goes_on_after_inference_on_the_same_graph(maps):
+    """What is remembered of a graph during inference, as in Lightning's validation, must be fit for training."""
+    data, model = large(20, 40), NeuralSheafDiffusion(5, 9, 2, 3, stalk_dim=2, maps=maps, high_pass=True)
+    with torch.inference_mode():
+        expected = model(data.x, data.edge_index)
+        assert torch.isfinite(model(data.x + 0, data.edge_index + 0)).all()
+    out = model(data.x, data.edge_index)
+    out.sum().backward()
+    assert torch.allclose(out, expected, atol=1e-6)
+
+
 # --- mini-batches -----------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from suffuse.errors import InvalidArgument
 
-from .graph import SheafGraph, sheaf_graph
+from .graph import SheafGraph, sheaf_graph, version
 from .laplacian import Sheaf
 
 NUMBERS_AT_ONCE = 1 << 25
@@ -33,6 +33,7 @@ _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @torch.compiler.disable
+@torch.inference_mode(False)
 @torch.no_grad()
 def connection_sheaf(x: Tensor, edge_index: object, stalk_dim: int) -> Sheaf:
     """The connection sheaf of node features, remembered while the tensor x lives unchanged.
@@ -43,7 +44,7 @@ def connection_sheaf(x: Tensor, edge_index: object, stalk_dim: int) -> Sheaf:
         stalk_dim: d.
     """
     graph = sheaf_graph(edge_index, len(x))
-    stamp = (x._version, stalk_dim)
+    stamp = (version(x), stalk_dim)
     if x in _KNOWN and _KNOWN[x][0] == stamp and _KNOWN[x][1].graph is graph:
         return _KNOWN[x][1]
     frame = frames(x, graph, stalk_dim)

@@ -22,7 +22,7 @@ from torch_geometric.nn.resolver import activation_resolver
 
 from suffuse.errors import InvalidArgument
 
-from .graph import SheafGraph, end_weights, sheaf_graph
+from .graph import SheafGraph, end_weights, sheaf_graph, version
 from .laplacian import Sheaf, SheafLaplacian
 from .maps import SheafLearner
 from .propagate import act
@@ -181,7 +181,7 @@ def check_features(x: Tensor, channels: int, *, anywhere: bool = False) -> None:
         )
     if torch.compiler.is_compiling() or (x.device.type != "cpu" and not anywhere):
         return
-    if anywhere and _CHECKED.get(x) == x._version:
+    if anywhere and _CHECKED.get(x) == version(x):
         return
     if not x.detach().sum().isfinite() and not x.isfinite().all():  # the sum alone may overflow
         raise InvalidArgument(
@@ -189,4 +189,4 @@ def check_features(x: Tensor, channels: int, *, anywhere: bool = False) -> None:
             "appeared during training"
         )
     if anywhere:
-        _CHECKED[x] = x._version
+        _CHECKED[x] = version(x)

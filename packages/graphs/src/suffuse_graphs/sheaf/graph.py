@@ -60,6 +60,7 @@ class SheafGraph:
         origin: (M,) the undirected edge 0..E-1 of every entry of the given `edge_index`, or E for a self-loop.
         degree: (n,) number of neighbours.
         num_nodes: n.
+        fixed: maps (2E, rows) of fixed rows of the stalk, once made.
     """
 
     edge_index: Tensor
@@ -67,6 +68,7 @@ class SheafGraph:
     origin: Tensor
     degree: Tensor
     num_nodes: int
+    fixed: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = field(default_factory=dict, repr=False)
     _patterns: dict[tuple[int, bool], Pattern] = field(default_factory=dict, repr=False)
     _incidences: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
     _chunks: dict[int, list[tuple[int, int, int, int]]] = field(default_factory=dict, repr=False)
@@ -189,13 +191,19 @@ def sheaf_graph(edge_index: Any, num_nodes: int | None = None) -> SheafGraph:
 def _known(edge_index: Any, num_nodes: int | None) -> SheafGraph:
     if is_sparse(edge_index) and num_nodes is None:
         num_nodes = edge_index.size(0)
-    stamp = (edge_index._version, num_nodes) if isinstance(edge_index, Tensor) else None
+    stamp = (version(edge_index), num_nodes) if isinstance(edge_index, Tensor) else None
     if stamp and edge_index in _KNOWN and _KNOWN[edge_index][0] == stamp:
         return _KNOWN[edge_index][1]
-    graph = _build(to_edge_index(edge_index)[0] if is_sparse(edge_index) else edge_index, num_nodes)
+    with torch.inference_mode(False):  # what inference makes could not be trained with
+        graph = _build(to_edge_index(edge_index)[0] if is_sparse(edge_index) else edge_index, num_nodes)
     if stamp:
         _KNOWN[edge_index] = (stamp, graph)
     return graph
+
+
+def version(x: Tensor) -> int:
+    """How often x was changed in place; tensors made by inference do not count."""
+    return 0 if x.is_inference() else x._version
 
 
 def end_weights(edge_index: Any, edge_weight: Tensor | None, graph: SheafGraph) -> Tensor | None:

@@ -116,8 +116,14 @@ class Sheaf:
         """The fixed rows as a diagonal sheaf of their own: F_u = 1 and F_v = +-1."""
         if not self.fixed:
             return None
-        signs = self.maps.new_tensor(self.fixed).expand(self.graph.num_edges, -1)
-        return Sheaf(self.graph, torch.cat([torch.ones_like(signs), signs]), orthogonal=True)
+        key, known = (self.fixed, self.maps.dtype), self.graph.fixed
+        maps = known.get(key)
+        if maps is None:
+            signs = self.maps.new_tensor(self.fixed).expand(self.graph.num_edges, -1)
+            maps = torch.cat([torch.ones_like(signs), signs])
+            if not torch.is_inference_mode_enabled():  # what inference made could not be trained with
+                known[key] = maps
+        return Sheaf(self.graph, maps, orthogonal=True)
 
 
 class SheafLaplacian:
