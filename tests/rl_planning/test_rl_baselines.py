@@ -122,7 +122,7 @@ def test_acting_step_by_step_is_reading_the_whole_window(orders):
     for t in range(3):
         action, state = policy.predict(observations[:, t], state)
         actions.append(action)
-    seen, done, absent = state
+    _, done, absent = state
     assert absent.sum() == 2 * 5 and not absent[:, 5:].any()
     np.testing.assert_allclose(done[:, 5:].numpy(), np.stack(actions, 1), atol=1e-6)
     _, state = policy.predict(observations[:, 0], state, np.array([True, False]))

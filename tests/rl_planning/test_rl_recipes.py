@@ -58,3 +58,14 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert example is not None
     monkeypatch.chdir(tmp_path)
     exec(compile(example.group(1), "README.md", "exec"), {})
+
+
+def test_aligndiff_from_nothing(tmp_path):
+    """Another robot than the default, its own attributes, and nothing given."""
+    out = recipes.aligndiff(
+        env_id="Hopper-v5", out=tmp_path / "run", episodes=6, pairs=20, measure=20, label_steps=2, steps=2, hidden=16,
+        depth=1, batch_size=8, device="cpu", progress=False,
+    )  # fmt: skip
+    metadata = hub.read_config(out)["metadata"]
+    assert metadata["dataset"] == "suffuse/hopper/cpg-v0" and set(metadata["meaning"]) == {"speed", "jump"}
+    assert metadata["planner"]["env_options"]["frame_skip"] == 5 and (out / "preferences.hdf5").is_file()

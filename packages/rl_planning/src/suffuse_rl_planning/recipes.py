@@ -380,7 +380,8 @@ def aligndiff(
         data = Episodes.from_minari(dataset)
     else:
         with datasets_in(out / "minari"):
-            data = Episodes.from_minari(collect(env_id=env_id, episodes=episodes, seed=seed, overwrite=True))
+            name = f"suffuse/{env_id.partition('-')[0].lower()}/cpg-v0"
+            data = Episodes.from_minari(collect(name, env_id=env_id, episodes=episodes, seed=seed, overwrite=True))
     if preferences is None:
         names = attributes or robot(data.env_id).attributes
         answered = label(data, names, n=pairs, length=measure, seed=seed)
