@@ -74,14 +74,19 @@ def patterns(loaded: Loaded, store: Store) -> None:
         masks = [hidden(len(y), length, pattern, loaded.horizon, rng) & np.isfinite(y) for y in whole]
         shown = [np.where(mask, np.nan, y) for y, mask in zip(whole, masks, strict=True)]
         paths: dict[str, list[np.ndarray]] = {}
+        scores: dict[str, dict[str, float]] = {}
         for name, method in methods.items():
             with run.stage(f"{task.dataset}: {name}, {pattern}"):
                 start = time.perf_counter()
                 paths[name] = method(shown)
                 seconds = time.perf_counter() - start
-            for metric, value in errors(whole, masks, paths[name]).items():
+            scores[name] = errors(whole, masks, paths[name])
+            for metric, value in scores[name].items():
                 run.row(dataset=loaded.name, method=name, metric=metric, value=value, better="lower",
                         setting={"hidden": pattern}, seconds=seconds)  # fmt: skip
+        ours, theirs = scores["tsdiff-q"]["CRPS"], scores["linear"]["CRPS"]
+        run.note(f"{loaded.name}, {pattern} hidden: tsdiff-q {'is' if ours < theirs else 'is not'} better than linear "
+                 f"interpolation (CRPS {ours:.4f} and {theirs:.4f}).")  # fmt: skip
         if pattern == "blocks":
             figure = plot(whole, masks, paths["tsdiff-q"], length)
             run.figure(f"gaps-{task.dataset}", figure, f"{loaded.name}: hidden blocks, filled by guidance; 80 % bands.")
