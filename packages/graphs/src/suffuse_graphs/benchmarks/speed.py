@@ -74,7 +74,7 @@ def speed(run: Run) -> None:
     for shape, name in ((small, "texas" if small.dataset else "random graph, size of texas"), (LARGE, RANDOM)):
         large = shape is LARGE
         for maps in kinds[: 2 if large and run.quick else 3]:
-            repeats = (3 if run.quick else 7) if large else 40
+            repeats = (2 if run.quick else 7) if large else 40
             with run.stage(f"{name}, {maps}"):
                 numbers = fresh(times, maps, shape, checkout, run.device, run.seed, repeats)
                 for who, where in {"ours": None, "official": checkout}.items() if large else ():
@@ -246,7 +246,7 @@ def times(maps: str, shape: Shape, checkout: str | None, device: str, seed: int,
 
     for who, (model, inputs) in models.items():
         with torch.no_grad():
-            found[f"forward {who}"] = _fastest(device, min(repeats, 5), call=partial(model.eval(), *inputs))["call"]
+            found[f"forward {who}"] = _fastest(device, min(repeats, 3), call=partial(model.eval(), *inputs))["call"]
         model.train()
     steps = {who: _step(model, *inputs, y=y) for who, (model, inputs) in models.items()}
     return found | {f"train step {who}": s for who, s in _fastest(device, repeats, **steps).items()}
