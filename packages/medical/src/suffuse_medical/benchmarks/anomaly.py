@@ -159,7 +159,9 @@ def _score(
     from suffuse_medical.data import COARSE_GRID
 
     assert test.lesion is not None and val.lesion is not None and healthy.lesion is not None
-    found, lesion = {}, val.lesion
+    lesion = val.lesion
+    found: dict[str, dict[str, Any]] = {}
+    levels: dict[str, float] = {}
     for method, of in methods.items():
         levelled = "noise, " in method or method.startswith("counter")
         maps = {level: of(val.image, level) for level in (LEVELS if levelled else LEVELS[:1])}
@@ -176,19 +178,20 @@ def _score(
         false = task.false_positive_volume(
             on_healthy, healthy.brain, threshold, healthy.patient, COARSE_GRID.voxel_volume
         )
-        setting = {"level": level} if levelled else {}
+        levels |= {method: level} if levelled else {}
         for metric in ("AP", "AUROC", "Dice"):
             values = scores[metric]
             run.row(
                 dataset=name, method=method, metric=metric, value=values.mean(), std=values.std(), n=len(values),
-                better="higher", setting=setting,
+                better="higher",
             )  # fmt: skip
         run.row(
             dataset=name, method=method, metric="false positives on healthy", value=false.mean(), std=false.std(),
-            n=len(false), better="lower", unit="ml", setting=setting,
+            n=len(false), better="lower", unit="ml",
         )  # fmt: skip
         found[method] = scores | {"map": drawn}
     run.note(f"{name}: share of lesion in the brain {found['intensity']['prevalence'].mean():.2%}, the AP of chance.")
+    run.note(f"{name}: levels chosen on other patients: {', '.join(f'{m} {v:g}' for m, v in levels.items())}.")
     return found
 
 
