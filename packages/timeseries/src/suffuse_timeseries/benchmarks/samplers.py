@@ -98,6 +98,7 @@ def one(loaded: Loaded, store: Store, model: Any, how: dict[str, Any]) -> tuple[
 
 def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -112,6 +113,8 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     ticks = sorted({n for points in scores.values() for n, _ in points})
     axes.set_xticks(ticks, [str(n) for n in ticks])
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     return figure
