@@ -36,7 +36,7 @@ from ..microstructure import Microstructure
 __all__ = ["Transport", "multiphase_transport", "transport"]
 
 #: Voxels that taufactor solves at once: a batch runs until its slowest member has converged.
-BATCH = {"cpu": 2**17, "cuda": 2**25}
+BATCH = {"cpu": 2**16, "cuda": 2**25}
 
 
 @dataclass(frozen=True)
