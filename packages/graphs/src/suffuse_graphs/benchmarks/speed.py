@@ -320,6 +320,6 @@ def figure(found: dict[tuple[str, str], dict[str, float]]) -> Figure:
         axis.axhline(1, color="black", lw=0.8)
         axis.axhline(goal, color="grey", lw=0.8, ls=":")
         axis.set_title(f"{title}, share of the official code's", fontsize=10)
-        axis.set_ylim(0, 1.1)
+        axis.set_ylim(0, max(1.1, 1.05 * axis.get_ylim()[1]))
         axis.tick_params(labelsize=8)
     return picture
