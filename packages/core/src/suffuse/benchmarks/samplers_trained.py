@@ -105,8 +105,14 @@ def contest(run: Run, model: Model, split: Split, methods: tuple[str, ...] | Non
                     continue  # what draws noise is compared on one grid
                 x = entry.draw(noise)
                 distances = (x - solution).square().flatten(1).mean(1).sqrt().split(size)
-                kinds = {} if entry.stochastic else {"mean error": torch.mean, "median error": torch.median}
-                errors = {name: [float(kind(part)) for part in distances] for name, kind in kinds.items()}
+                errors = (
+                    {}
+                    if entry.stochastic
+                    else {
+                        "mean error": [float(part.mean()) for part in distances],
+                        "median error": [float(part.median()) for part in distances],
+                    }
+                )
                 result = Scored(entry, errors | judge.quality(x, size))
                 everything[budget].append(result)
                 if entry.method not in best or result.rank() < best[entry.method][0].rank():
