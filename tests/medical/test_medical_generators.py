@@ -3,11 +3,13 @@
 import importlib
 
 import pytest
+import torch
 
 import suffuse
 from suffuse.bench import Run
 from suffuse.recipes import get_recipe
 from suffuse_medical.data import read_nifti
+from suffuse_medical.nets import unet_settings
 
 
 def test_latent_diffusion_from_the_command_line(tmp_path):
@@ -34,6 +36,19 @@ def test_the_others_train(name, tmp_path):
         out=tmp_path / "run", patients=2, steps=1, batch_size=2, progress=False, device="cpu"
     )
     assert isinstance(suffuse.hub.load(folder), suffuse.NetworkDenoiser)
+
+
+def test_a_group_of_one_channel_hides_the_noise_level():
+    """A trap of MONAI's residual blocks, and why ``unet_settings`` keeps four channels in a group."""
+    from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
+
+    x, one, other = torch.randn(2, 8, 4, 4), torch.randn(2, 16), torch.randn(2, 16)
+    for groups, hidden in ((8, True), (2, False)):
+        block = DiffusionUNetResnetBlock(2, 8, 16, norm_num_groups=groups)
+        torch.nn.init.normal_(block.conv2.conv.weight)
+        assert torch.allclose(block(x, one), block(x, other), atol=1e-4) == hidden
+    for channels in ((8,), (16, 32), (32, 64)):
+        assert min(channels) // unet_settings(channels)["norm_num_groups"] >= 4
 
 
 #: The fields of each benchmark's ``Size``, in their order.
