@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from suffuse_graphs import NeuralSheafDiffusion
-from suffuse_graphs.benchmarks import official, scale, speed
-from suffuse_graphs.benchmarks.speed import Shape, random_graph
+from suffuse_graphs.benchmarks import official
+from suffuse_graphs.benchmarks.scale import _slope, train
+from suffuse_graphs.benchmarks.speed import CHECKOUT as VARIABLE
+from suffuse_graphs.benchmarks.speed import Shape, random_graph, times
 from suffuse_graphs.sheaf.orthogonal import reflections
 
-CHECKOUT = os.environ.get(speed.CHECKOUT)
+CHECKOUT = os.environ.get(VARIABLE)
 SMALL = Shape(30, 60, 7, 2, 4, 2)
 
 
@@ -40,19 +42,19 @@ def test_random_graphs_are_simple_and_undirected():
 
 @pytest.mark.parametrize("maps", ["general", "orthogonal", "diagonal"])
 def test_what_is_measured(maps):
-    found = speed.times(maps, SMALL, None, "cpu", 0, 2)
+    found = times(maps, SMALL, None, "cpu", 0, 2)
     assert set(found) == {"set-up ours", "forward ours", "train step ours"}
     assert all(0 < seconds < 60 for seconds in found.values())
 
 
 def test_a_size_of_the_scale_benchmark():
-    found = scale.train("orthogonal", 400, True, "cpu", 0, 6)
+    found = train("orthogonal", 400, True, "cpu", 0, 6)
     assert found["last loss"] < found["first loss"]
     assert found["edges"] == 400 and found["peak memory"] >= 0
-    assert scale._slope({"train step": 1.0, "edges": 10}, {"train step": 2.0, "edges": 20}) == pytest.approx(1)
+    assert _slope({"train step": 1.0, "edges": 10}, {"train step": 2.0, "edges": 20}) == pytest.approx(1)
 
 
-@pytest.mark.skipif(not CHECKOUT, reason=f"{speed.CHECKOUT} names no checkout of neural-sheaf-diffusion")
+@pytest.mark.skipif(not CHECKOUT, reason=f"{VARIABLE} names no checkout of neural-sheaf-diffusion")
 def test_outputs_and_gradients_are_those_of_the_official_code():
     edge_index, x = random_graph(40, 90, 0), torch.randn(40, 7)
     for maps, low, high, d in product(official.CLASSES, (False, True), (False, True), (2, 3)):
