@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from . import exact as exact
     from . import guidance as guidance
     from . import hub as hub
+    from . import joint as joint
     from . import metrics as metrics
     from . import nets as nets
     from . import random as random
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from .denoiser import NetworkDenoiser as NetworkDenoiser
     from .denoiser import as_denoiser as as_denoiser
 
-_MODULES = ("analysis", "bench", "data", "discrete", "distillation", "errors", "exact", "guidance", "hub", "metrics")
-_MODULES += ("nets", "random", "recipes", "samplers", "schedules", "training")  # type: ignore[assignment]
+_MODULES = ("analysis", "bench", "data", "discrete", "distillation", "errors", "exact", "guidance", "hub")
+_MODULES += ("joint", "metrics", "nets", "random", "recipes", "samplers", "schedules", "training")  # type: ignore[assignment]
 _NAMES = {
     "Condition": "condition",
     "Denoiser": "denoiser",
