@@ -35,7 +35,8 @@ def parity(run: Run) -> None:
     """Requests are descriptor vectors of held-out simulations, one structure for each; all numbers are measured of the
     thresholded volumes. `vf-only` answers with a cubic of the requested volume fractions, fitted to training volumes:
     D_rel is mostly that, so only what is above it is control of transport, and `r2-vf-residual` is that part alone.
-    `ldm (vf asked)` is the same model asked for the fractions only. `nearest` is a training volume, real and not new.
+    `ldm (vf asked)` is the same model asked for the fractions only, `ldm (fraction matched)` with its
+    threshold moved to the requested fraction. `nearest` is a training volume, real and not new.
     `resimulated (reference)` runs the simulation of the held-out volume again, with its process parameters and another
     start. `ldm (process asked)` is the model asked for those parameters. `r2-self` is by the predictor, not measured.
     """
@@ -111,6 +112,8 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
             better="higher", setting={"descriptor": report.label[name]}, n=count,
         )  # fmt: skip
     add("ldm (vf asked)", fractions)
+    if train.phases == 2:
+        add("ldm (fraction matched)", asked, match_fraction=True)
     add("ldm (process asked)", {p: test.attributes[p].tolist() for p in process})
     add("unconditional", None, n=count)
     report.add("nearest", train[_nearest(train, names, requested)].microstructures())
