@@ -205,7 +205,7 @@ class Latents(Dataset[Any]):
         cond: condition of N rows.
         periodic: per axis.
         seed: of forms and shifts.
-        optional: names that are left out together, half of the time.
+        optional: names that are left out together a third of the time, and asked for alone another third.
     """
 
     def __init__(
@@ -224,8 +224,10 @@ class Latents(Dataset[Any]):
         z = self.z[row, below(self.z.shape[1])]
         shifts = [below(n) if p else 0 for n, p in zip(z.shape[1:3], self.periodic[:2], strict=True)]
         cond = self.cond[row]
-        if self.optional and below(2):
-            nothing = {name: torch.zeros_like(cond.masks[name]) for name in self.optional}
+        choice = below(3) if self.optional else 2
+        if choice < 2:
+            left_out = [name for name in cond.names if (name in self.optional) == (choice == 0)]
+            nothing = {name: torch.zeros_like(cond.masks[name]) for name in left_out}
             cond = Condition(cond.tokens, masks={**cond.masks, **nothing})
         return z.roll(shifts, (1, 2)).float(), cond
 
@@ -330,7 +332,8 @@ def train_denoiser(
         periodic: per axis.
         widths, blocks, patch: of ``PeriodicUNet``.
         cond_dropout: probability of leaving out each attribute.
-        optional: attributes (the process parameters) that are also left out together, half of the time.
+        optional: attributes (the process parameters) that are left out together a third of the time, and asked for
+            without the others another third.
         fit: further arguments of ``suffuse.training.fit``.
     """
     torch.manual_seed(seed)

@@ -54,10 +54,10 @@ def tiling(run: Run) -> None:
 
     with run.stage("windows"):
         arguments = {"shape": (64, 64, 64), "steps": STEPS[run.profile], "seed": run.seed, "measured": False}
-        one, several = pipeline(None, **arguments)[0], pipeline(None, window=8, **arguments)[0]
+        one, several = pipeline(None, **arguments)[0], pipeline(None, window=4, **arguments)[0]
     run.row(
         dataset="64x64x64", method="windows", metric="labels-that-differ", better="lower",
-        value=float((one.labels != several.labels).mean()), setting={"window": 8},
+        value=float((one.labels != several.labels).mean()), setting={"window": 4},
     )  # fmt: skip
 
     edge, steps = EDGE[run.profile], STEPS[run.profile]
