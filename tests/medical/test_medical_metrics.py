@@ -86,4 +86,6 @@ def test_fid_of_known_gaussians_and_the_refusal_of_few_images():
     found = metrics.fid(real, moved, lambda x: x.flatten(1))
     assert found.value == pytest.approx(4, rel=0.1) and found.real_halves < 0.05
     with pytest.raises(InvalidArgument, match="at least 768 images"):
-        metrics.fid(torch.zeros(20, 1, 16, 16), torch.zeros(20, 1, 16, 16))
+        metrics.fid(torch.zeros(20, 1, 24, 24), torch.zeros(20, 1, 24, 24))
+    with pytest.raises(InvalidArgument, match="at least 20 x 20 pixels"):
+        metrics.texture_features(torch.zeros(20, 1, 16, 16))

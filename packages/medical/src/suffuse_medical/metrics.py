@@ -95,7 +95,12 @@ def texture_features(images: Tensor, seed: int = 0) -> Tensor:
     64 zero-mean 5 x 5 filters, drawn once from ``seed`` and never trained, so the description is the same everywhere
     and needs no download. Mean and standard deviation over the slice: texture and contrast count, position does not.
     Numbers made with it compare with each other, never with an Inception or RadImageNet distance.
+
+    Raises:
+        InvalidArgument: for images of less than 20 pixels along an axis, which the coarsest scale cannot see.
     """
+    if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[2:]) < 20:
+        raise InvalidArgument(f"images must be (N, 1, H, W) of at least 20 x 20 pixels, got {tuple(images.shape)}")
     generator = torch.Generator().manual_seed(seed)
     filters = torch.randn(64, 1, 5, 5, generator=generator)
     filters = filters - filters.mean((2, 3), keepdim=True)
