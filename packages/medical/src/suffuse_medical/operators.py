@@ -14,6 +14,7 @@ mask is not symmetric, A^T A is therefore no projection (half of a conjugate pai
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +30,14 @@ from suffuse.guidance import conjugate_gradient
 __all__ = ["Downsample", "Inpaint", "MaskedFourier", "Operator", "Radon", "coil_sensitivities", "kspace_mask"]
 
 
-class Operator:
+class Operator(ABC):
     """Base: x (B, C, H, W) -> y (B, ...); A^+ by conjugate gradients unless there is a formula."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor: ...
 
-    def adjoint(self, y: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor: ...
 
     def pseudo_inverse(self, y: Tensor, iterations: int = 30) -> Tensor:
         """The smallest x among those that fit y best."""
