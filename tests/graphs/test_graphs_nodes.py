@@ -9,11 +9,13 @@ from torch_geometric.utils import homophily
 
 from suffuse.errors import InvalidArgument, MissingExtra
 from suffuse_graphs import load_nodes
-from suffuse_graphs.classify import build, train_classifier
+from suffuse_graphs.classify import build, inputs, train_classifier
 from suffuse_graphs.data.nodes import BUNDLED, check_nodes, connectome_folder
 from suffuse_graphs.nets.classifiers import MODELS, classifier
 from suffuse_graphs.presets import preset
 from suffuse_graphs.recipes import RECIPES
+from suffuse_graphs.sheaf import SheafConv
+from suffuse_graphs.sheaf.model import drop_features
 
 connectome = pytest.mark.skipif(
     connectome_folder() is None, reason="needs the connectome: pip install --no-deps graspologic"
@@ -110,6 +112,34 @@ def test_every_classifier_trains(model):
     result = train_classifier(build(model, data, chosen), data, lr=0.02, epochs=5)
     assert result.epochs == 5
     assert 0 <= result.test <= 1
+
+
+@pytest.mark.parametrize("model", [*MODELS])
+def test_sparse_features_and_graphs_give_what_dense_ones_do(model):
+    torch.manual_seed(0)
+    x = torch.randn(30, 40) * (torch.rand(30, 40) < 0.04)
+    one_way = torch.stack([torch.arange(30), (torch.arange(30) * 7 + 1) % 30])
+    data = Data(x=x, edge_index=one_way, y=torch.arange(30) % 3)
+    net = build(model, data, preset(model, "karate")).eval()
+    expected, got = net(x, one_way), net(*inputs(net, data))
+    assert torch.allclose(got, expected, atol=1e-5)
+    params = [p for p in net.parameters() if p.requires_grad]
+    expected, got = (torch.autograd.grad(y.square().sum(), params, allow_unused=True) for y in (expected, got))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(expected, got, strict=True) if a is not None)
+
+
+def test_sparse_features_drop_in_training_and_are_checked():
+    data = Data(x=torch.eye(30, 40), edge_index=torch.arange(30).repeat(2, 1), y=torch.arange(30) % 3)
+    net = build("diagonal", data, preset("diagonal", "karate").with_({"input_dropout": 0.5}))
+    x, edge_index = inputs(net, data)
+    assert x.layout == torch.sparse_csr
+    kept = drop_features(x, 0.5, True).to_dense()
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    x.values()[3] = torch.nan
+    with pytest.raises(InvalidArgument, match="x contains NaN"):
+        net(x, edge_index)
+    with pytest.raises(InvalidArgument, match="x must be dense"):
+        SheafConv(40, 2)(x, edge_index)
 
 
 @connectome

@@ -190,6 +190,8 @@ MODELS = (*SHEAVES, CONTROL, *BASELINES)
 class Baseline(nn.Module):
     """One of `BASELINES` by name, so that checkpoints can hold it; arguments in the order of PyG's models.
 
+    `sparse_features` and `sparse_graph` say whether it takes x, and the graph as an adjacency, as sparse CSR tensors.
+
     Args:
         model: "mlp", "gcn", "gat", "sage", "gcnii", "h2gcn" or "gprgnn".
         in_channels: features per node.
@@ -214,6 +216,7 @@ class Baseline(nn.Module):
         if model not in BASELINES:
             raise unknown("model", model, MODELS)
         self.ignores_graph = model == "mlp"
+        self.sparse_features, self.sparse_graph = model in ("mlp", "gcn"), model in ("gcn", "sage")
         self.net = BASELINES[model](in_channels, hidden_channels, num_layers, out_channels, dropout=dropout, **settings)
 
     def reset_parameters(self) -> None:

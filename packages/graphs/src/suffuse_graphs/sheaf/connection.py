@@ -39,7 +39,7 @@ def connection_sheaf(x: Tensor, edge_index: object, stalk_dim: int) -> Sheaf:
     """The connection sheaf of node features, remembered while the tensor x lives unchanged.
 
     Args:
-        x: (n, H), H >= stalk_dim and n > stalk_dim.
+        x: (n, H), H >= stalk_dim and n > stalk_dim; dense or sparse.
         edge_index: as of `sheaf_graph`.
         stalk_dim: d.
     """
@@ -47,7 +47,7 @@ def connection_sheaf(x: Tensor, edge_index: object, stalk_dim: int) -> Sheaf:
     stamp = (version(x), stalk_dim)
     if x in _KNOWN and _KNOWN[x][0] == stamp and _KNOWN[x][1].graph is graph:
         return _KNOWN[x][1]
-    frame = frames(x, graph, stalk_dim)
+    frame = frames(x.to_dense(), graph, stalk_dim)
     u, v = graph.edge_index[:, : graph.num_edges]
     P, _, Q = torch.linalg.svd(frame[v].mT @ frame[u])
     eye = torch.eye(stalk_dim, dtype=x.dtype, device=x.device).expand(graph.num_edges, -1, -1)

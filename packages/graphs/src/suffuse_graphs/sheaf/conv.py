@@ -170,23 +170,27 @@ def check_stalk(channels: int, stalk_dim: int, total: int) -> None:
 _CHECKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def check_features(x: Tensor, channels: int, *, anywhere: bool = False) -> None:
+def check_features(x: Tensor, channels: int, *, raw: bool = False) -> None:
     """Shape and type of x, and that its values are finite.
 
-    On an accelerator, which would have to be waited for, values are looked at only `anywhere`, and once a tensor.
+    The raw features of a model may be sparse CSR, and are looked at once a tensor. On an accelerator, which would have
+    to be waited for, only they are.
     """
     if x.dim() != 2 or x.size(1) != channels or not x.is_floating_point():
         raise InvalidArgument(
             f"x must be (nodes, channels) = (n, {channels}) of floating point, got {tuple(x.shape)} of {x.dtype}"
         )
-    if torch.compiler.is_compiling() or (x.device.type != "cpu" and not anywhere):
+    if x.layout != torch.strided and not raw:
+        raise InvalidArgument("x must be dense here; sparse features are for whole models, which encode them first")
+    if torch.compiler.is_compiling() or (x.device.type != "cpu" and not raw):
         return
-    if anywhere and _CHECKED.get(x) == version(x):
+    if raw and _CHECKED.get(x) == version(x):
         return
-    if not x.detach().sum().isfinite() and not x.isfinite().all():  # the sum alone may overflow
+    values = x.detach() if x.layout == torch.strided else x.detach().values()
+    if not values.sum().isfinite() and not values.isfinite().all():  # the sum alone may overflow
         raise InvalidArgument(
             "x contains NaN or infinite values; clean the node features, or lower the learning rate if this "
             "appeared during training"
         )
-    if anywhere:
+    if raw:
         _CHECKED[x] = version(x)
