@@ -84,12 +84,11 @@ def _best(rows: Sequence[Row]) -> float | None:
 
 
 def _cell(row: Row, best: float | None) -> Cell:
-    spread = " ".join(
-        ([f"± {number(row.std)}"] if row.std is not None else []) + ([f"(n = {row.n})"] if row.n is not None else [])
-    )
+    spread = [f"± {number(row.std)}"] if row.std is not None and row.n != 1 else []
+    count = [f"(n = {row.n})"] if row.n is not None else []
     published = number(row.published) if row.published is not None else ""
     best_here = row.value == best and not row.method.endswith(REFERENCES)
-    return Cell(number(row.value), spread, published, best_here)
+    return Cell(number(row.value), " ".join(spread + count), published, best_here)
 
 
 def _scalar(value: Scalar) -> str:
