@@ -148,13 +148,17 @@ class DenoisingObjective:
             rest = self._variance_error((mean.detach() - x0).square(), fraction, network, t)
         else:
             mean, rest = denoiser(x, t, cond), torch.zeros_like(x0)
-        error = (mean - x0).square() * self.weight(denoiser, schedule.level(t, like=x0)) + rest
+        error = self.square(mean - x0) * self.weight(denoiser, schedule.level(t, like=x0)) + rest
         if known is not None:
             error = error.masked_fill(known, 0.0)
         loss = error.mean() if weight is None else (error * weight).mean()
         for regulariser in self.regularisers:
             loss = loss + regulariser(denoiser, x0, cond, generator)
         return loss
+
+    def square(self, error: Tensor) -> Tensor:
+        """|error|^2, entry by entry. Any other positive quadratic form has the same minimiser; subclasses have some."""
+        return error.square()
 
     def weight(self, denoiser: Denoiser, level: Level) -> Any:
         """w at a level, broadcastable against the batch."""
