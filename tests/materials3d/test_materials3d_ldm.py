@@ -13,8 +13,15 @@ from suffuse.errors import CheckpointError, InvalidArgument
 from suffuse_materials3d import MicrostructureLDM, MicrostructurePipeline, read_volume
 from suffuse_materials3d.attributes import AttributeScaler
 from suffuse_materials3d.data import Volumes, read_volumes, simulate_dataset
-from suffuse_materials3d.ldm import accuracy, encode, train_autoencoder, train_denoiser, train_predictor
-from suffuse_materials3d.nets import FeaturePredictor, PeriodicUNet, VolumeAutoencoder, VoxelCodec
+from suffuse_materials3d.ldm import (
+    BoxMeanObjective,
+    accuracy,
+    encode,
+    train_autoencoder,
+    train_denoiser,
+    train_predictor,
+)
+from suffuse_materials3d.nets import Beyond, FeaturePredictor, PeriodicUNet, VolumeAutoencoder, VoxelCodec
 from suffuse_materials3d.nets.autoencoder import AutoencoderObjective
 from suffuse_materials3d.windows import Windowed, _spans, decode_tiles
 
@@ -62,9 +69,7 @@ def model(volumes, tmp_path_factory) -> MicrostructureLDM:
         z, volumes.table(predicted), predicted, trajectory=volumes.trajectory, width=8, steps=4, batch_size=4, **common
     )
     scaler = AttributeScaler(NAMES).fit(volumes.table(NAMES))
-    denoiser = train_denoiser(
-        z, scaler, volumes.table(NAMES), widths=(8, 12), blocks=1, steps=4, batch_size=4, **common
-    )
+    denoiser = train_denoiser(z, scaler, volumes.table(NAMES), widths=(12,), blocks=1, steps=4, batch_size=4, **common)
     ldm = MicrostructureLDM(denoiser, autoencoder, scaler, predictor, scores, volumes.shape, {"unit": "um"})
     ldm.save(out, {"recipe": "test"})
     return MicrostructureLDM.load(out)
@@ -288,6 +293,55 @@ def test_windows_wrap():
         Windowed(windows, (8, 8, 8), 4, multiple=3)
 
 
+# --- what is asked for ------------------------------------------------------------------------------------------
+
+
+def test_what_an_attribute_says_beyond_the_others():
+    """Of two scores with correlation rho: (a - rho b) / sqrt(1 - rho^2); alone, the score itself; not asked, zero."""
+    rho = 0.9
+    net = Beyond(["a", "b"], [[1.0, rho], [rho, 1.0]], 4)
+    scores = torch.tensor([[1.0, 0.5], [1.0, 0.5], [0.3, -0.7]])
+    asked = torch.tensor([[True, True], [True, False], [False, False]])
+    tokens = {name: torch.stack([scores[:, i], torch.zeros(3)], -1)[:, None] for i, name in enumerate("ab")}
+    cond = Condition(tokens, masks={name: asked[:, i : i + 1] for i, name in enumerate("ab")})
+    rho *= 1 - 0.01  # the shrinkage
+    both = [(1 - rho * 0.5) / (1 - rho**2) ** 0.5, (0.5 - rho) / (1 - rho**2) ** 0.5]
+    assert torch.allclose(net.scores(cond), torch.tensor([both, [1.0, 0.0], [0.0, 0.0]]), atol=1e-5)
+    with pytest.raises(InvalidArgument, match="ones on the diagonal"):
+        Beyond(["a", "b"], [[2.0, 0.0], [0.0, 1.0]], 4)
+
+
+def test_what_is_beyond_has_variance_one_in_the_data():
+    g = torch.Generator().manual_seed(0)
+    a = torch.randn(4000, generator=g)
+    values = torch.stack([a, a + 0.4 * torch.randn(4000, generator=g), torch.randn(4000, generator=g)], 1)
+    scaler = AttributeScaler(["a", "b", "c"]).fit(values)
+    r = Beyond(scaler.names, scaler.correlation(values), 4).scores(scaler.condition(values))
+    assert r.std(0) == pytest.approx(torch.ones(3), abs=0.1)
+    assert abs(torch.corrcoef(torch.stack([r[:, 1], a]))[0, 1]) < 0.1  # nothing of what the other says
+
+
+def test_the_mean_of_a_box_has_a_weight_of_its_own():
+    """An error that is everywhere the same counts 1 + mean_weight times, one of mean zero once."""
+    even, odd = torch.full((2, 1, 4, 4, 4), 0.5), torch.ones(2, 1, 4, 4, 4)
+    odd[:, :, ::2] = -1
+    objective = BoxMeanObjective(mean_weight=3.0)
+    assert objective.square(even).mean() == pytest.approx(4 * 0.25)
+    assert objective.square(odd).mean() == pytest.approx(1.0)
+
+
+def test_a_pooled_network_sees_the_whole_box():
+    x = torch.randn(2, 1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    far = x.clone()
+    far[:, :, 8:] += 1.0
+    level = torch.zeros(2)
+    for pool in (True, False):
+        net = awake(PeriodicUNet(1, (8,), pool=pool))
+        moved = (net(far, level) - net(x, level))[:, :, 3:5].abs().max()
+        assert (moved > 1e-3) == pool
+        assert torch.allclose(net(x.roll(2, 2), level), net(x, level).roll(2, 2), atol=1e-5)
+
+
 # --- the pipeline -----------------------------------------------------------------------------------------------
 
 
@@ -319,6 +373,25 @@ def test_matched_fractions_are_met_to_a_voxel(model):
     assert isinstance(ms.attributes["threshold_shift"], float)
     with pytest.raises(InvalidArgument, match="match_fraction needs a requested vf"):
         pipeline(None, steps=2, match_fraction=True)
+
+
+def test_the_best_of_several_candidates_is_given(model):
+    pipeline = MicrostructurePipeline(model)
+    asked = {"vf_1": 0.5, "sv": 0.2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = pipeline(asked, n=3, steps=2)
+        best = pipeline(asked, n=3, steps=2, candidates=4, measured=False)
+        again = pipeline(asked, n=3, steps=2, candidates=4, batch_size=2)
+    misses = [[pipeline._miss(ms) for ms in some] for some in (one, best)]
+    assert all(b <= a for a, b in zip(*misses, strict=True)) and sum(misses[1]) < sum(misses[0])
+    for a, b in zip(best, again, strict=True):
+        assert np.array_equal(a.labels, b.labels) and a.attributes["sv"] == b.attributes["sv"]
+    assert {float(ms.attributes["vf_1"]) for ms in one} == {ms.labels.mean() for ms in one}
+    with pytest.raises(InvalidArgument, match="candidates are chosen by measurement"):
+        pipeline(None, candidates=2)
+    with pytest.raises(InvalidArgument, match="candidates=0"):
+        pipeline(asked, candidates=0)
 
 
 def test_requests_out_of_the_hull(model):

@@ -78,6 +78,20 @@ class AttributeScaler(nn.Module):
         self.rows[: len(chosen)] = complete[chosen]
         return self
 
+    @property
+    def spread(self) -> list[float]:
+        """The standard deviation of each attribute in the data."""
+        rows = self.rows[self.rows.isfinite().all(1)]
+        return rows.std(0, correction=0).clamp_min(1e-12).tolist() if len(rows) else [1.0] * len(self.names)
+
+    def correlation(self, values: Tensor) -> list[list[float]]:
+        """(A, A) of the scores of those of the values (N, A) that are complete; none where these are too few."""
+        scores = self.scores(values)
+        complete = scores[scores.isfinite().all(1)]
+        if len(complete) <= len(self.names) or bool((complete.std(0) == 0).any()):
+            return torch.eye(len(self.names)).tolist()
+        return torch.corrcoef(complete.T).reshape(len(self.names), -1).tolist()
+
     # --- scores -------------------------------------------------------------------------------------------------
     def scores(self, values: Tensor) -> Tensor:
         """(B, A) values -> normal scores; NaN stays NaN, and beyond the data the ends count."""
@@ -138,7 +152,7 @@ class AttributeScaler(nn.Module):
         answer, distance = values.clone(), torch.zeros(len(values), dtype=torch.float64)
         if not len(rows):
             return answer, distance
-        mean, std = rows.mean(0), rows.std(0).clip(1e-12)
+        mean, std = rows.mean(0), np.array(self.spread)
         done: dict[tuple[float, ...], tuple[np.ndarray, float]] = {}
         for i, value in enumerate(values.cpu().numpy()):
             asked = np.isfinite(value)

@@ -48,6 +48,10 @@ class FractionRequests:
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = float(low), float(high)
 
+    @property
+    def spread(self) -> list[float]:
+        return [self.high - self.low]
+
     def condition(self, values: Tensor) -> Condition:
         cond = request(values[:, 0].nan_to_num())
         return Condition(cond.tokens, masks={"volume_fraction": values.isfinite()})
@@ -117,6 +121,7 @@ class MicrostructurePipeline:
         guide: Callable[[Denoiser], Denoiser] | None = None,
         strict: bool = False,
         match_fraction: bool = False,
+        candidates: int = 1,
         measured: bool = True,
         spacing: Sequence[float] | None = None,
         unit: str | None = None,
@@ -141,6 +146,9 @@ class MicrostructurePipeline:
             strict: raise for a request out of the hull of the data, instead of answering with the nearest feasible one.
             match_fraction: two phases: move the threshold so that a requested ``vf_1`` (or ``vf_0``) is met to a voxel;
                 the shift is in ``attributes["threshold_shift"]``.
+            candidates: structures that are made and measured for each that is given: the one that has what was asked
+                for, by the sum of squared errors in standard deviations of the data. The first candidate is what
+                ``candidates=1`` gives.
             measured: measure what was asked for, and keep it with the structure.
             spacing, unit: size of a voxel; by default of the training data.
             batch_size: structures at once.
@@ -153,11 +161,17 @@ class MicrostructurePipeline:
 
         Raises:
             InvalidArgument: for a request that makes no sense or (``strict``) that the data do not have, a shape that
-                the networks do not take, or periodic axes that they cannot make.
+                the networks do not take, periodic axes that they cannot make, or candidates of a request that asks for
+                nothing that is measured.
         """
-        if n < 1 or batch_size < 1:
-            raise InvalidArgument(f"n and batch_size must be at least 1, got n={n}, batch_size={batch_size}")
+        if min(n, batch_size, candidates) < 1:
+            raise InvalidArgument(
+                f"n, batch_size and candidates must be at least 1, got n={n}, batch_size={batch_size}, "
+                f"candidates={candidates}"
+            )
         values = self._values(targets, n, strict)
+        if candidates > 1 and not self._measurable(values):
+            raise InvalidArgument("candidates are chosen by measurement; ask for a descriptor, a volume fraction say")
         shape, periodic, cells, margin = self._box(shape, periodic)
         count = len(values)
         random = generators(seed * 1_000_003 + i for i in range(count)) if generator is None else generator
@@ -172,23 +186,27 @@ class MicrostructurePipeline:
         device = self._device()
         for first in range(0, count, batch_size):
             rows = list(range(first, min(first + batch_size, count)))
-            z = sampler(
-                denoiser,
-                (len(rows), self.model.autoencoder.latent_channels, *cells),
-                cond=self.model.scaler.condition(values[rows]).to(device),
-                generator=[random[i] for i in rows] if isinstance(random, Sequence) else random,
-                progress=progress,
-            )
-            predicted = self.model.predict(z)
-            made = []
-            for row, latent, guess in zip(rows, z, predicted, strict=True):
-                about: dict[str, Any] = {} if generator is not None else {"seed": seed}
-                about |= {f"requested_{k}": float(v) for k, v in zip(self.names, values[row], strict=True) if v == v}
-                for name, (mean, std) in guess.items():
-                    about |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
-                logits = self._decode(latent[None], periodic, margin, progress)[0]
-                made.append(self._structure(logits, about, match_fraction, spacing, unit, periodic))
-            yield from self._measured(made, values[rows], measured)
+            best: list[Microstructure] = []
+            for _ in range(candidates):
+                z = sampler(
+                    denoiser,
+                    (len(rows), self.model.autoencoder.latent_channels, *cells),
+                    cond=self.model.scaler.condition(values[rows]).to(device),
+                    generator=[random[i] for i in rows] if isinstance(random, Sequence) else random,
+                    progress=progress,
+                )
+                made = []
+                for row, latent, guess in zip(rows, z, self.model.predict(z), strict=True):
+                    about: dict[str, Any] = {} if generator is not None else {"seed": seed}
+                    about |= self._requested(values[row])
+                    for name, (mean, std) in guess.items():
+                        about |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
+                    logits = self._decode(latent[None], periodic, margin, progress)[0]
+                    made.append(self._structure(logits, about, match_fraction, spacing, unit, periodic))
+                if measured or candidates > 1:
+                    made = self._measured(made, values[rows])
+                best = [min(pair, key=self._miss) for pair in zip(best, made, strict=True)] if best else made
+            yield from best
 
     def to_zarr(
         self,
@@ -223,7 +241,7 @@ class MicrostructurePipeline:
         shape, periodic, cells, margin = self._box(shape, periodic)
         codec = self.model.autoencoder
         tile = max(chunk // codec.factor, 1)
-        about = {f"requested_{k}": float(v) for k, v in zip(self.names, values[0], strict=True) if v == v}
+        about = self._requested(values[0])
         array = open_zarr(
             path,
             shape,
@@ -285,6 +303,9 @@ class MicrostructurePipeline:
                 raise InvalidArgument(text)
             warnings.warn(text + "; that is asked for instead", UserWarning, stacklevel=3)
         return near
+
+    def _requested(self, values: Tensor) -> dict[str, float]:
+        return {f"requested_{k}": float(v) for k, v in zip(self.names, values, strict=True) if v == v}
 
     def _named(self, values: Tensor) -> str:
         return ", ".join(f"{k}={v:.4g}" for k, v in zip(self.names, values.tolist(), strict=True) if v == v)
@@ -391,14 +412,26 @@ class MicrostructurePipeline:
         labels = logits.argmax(0).to(torch.uint8).numpy()
         return Microstructure(labels, tuple(spacing), unit, tuple(periodic), about)  # type: ignore[arg-type]
 
-    def _measured(self, made: list[Microstructure], values: Tensor, measured: bool) -> Iterator[Microstructure]:
+    def _measurable(self, values: Tensor) -> list[str]:
+        """What is asked for, of any row, and can be measured."""
         asked = [k for k, column in zip(self.names, values.T, strict=True) if bool(column.isfinite().any())]
+        return [k for k in asked if k in DESCRIPTORS or k == "volume_fraction"]
+
+    def _measured(self, made: list[Microstructure], values: Tensor) -> list[Microstructure]:
+        """The structures with what was asked for measured."""
         if self.names == ("volume_fraction",):
-            yield from (ms.with_attributes(volume_fraction=float(ms.labels.mean())) for ms in made)
-            return
-        found = measure_all(made, [k for k in asked if k in DESCRIPTORS]) if measured else {}
-        for i, ms in enumerate(made):
-            yield ms.with_attributes(**{k: float(v[i]) for k, v in found.items()})
+            return [ms.with_attributes(volume_fraction=float(ms.labels.mean())) for ms in made]
+        found = measure_all(made, self._measurable(values))
+        return [ms.with_attributes(**{k: float(v[i]) for k, v in found.items()}) for i, ms in enumerate(made)]
+
+    def _miss(self, ms: Microstructure) -> float:
+        """Squared distance of what was measured from what was asked for, in standard deviations of the data."""
+        facts = ms.attributes
+        return sum(
+            ((facts[name] - facts[f"requested_{name}"]) / std) ** 2
+            for name, std in zip(self.names, self.model.scaler.spread, strict=True)
+            if name in facts and f"requested_{name}" in facts
+        )
 
 
 def _check_bounds(name: str, given: np.ndarray) -> None:

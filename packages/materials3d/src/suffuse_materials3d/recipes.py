@@ -163,23 +163,23 @@ def volume_fraction(
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "shape": (16, 16, 8), "trajectories": 12, "snapshots": 2, "latent_channels": 2, "autoencoder_widths": (8, 8),
-        "autoencoder_steps": 10, "predictor_steps": 10, "widths": (8, 12), "blocks": 1, "steps": 10, "batch_size": 4,
+        "autoencoder_steps": 10, "predictor_steps": 10, "widths": (16,), "blocks": 1, "steps": 10, "batch_size": 4,
         "autoencoder_batch": 4, "forms": 1,
     },
     "quick": {
         "shape": (16, 16, 16), "trajectories": 112, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 150, "widths": (32, 64),
-        "blocks": 1, "steps": 600, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 150, "widths": (96,),
+        "blocks": 2, "steps": 600, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (32, 64), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (48, 96),
-        "blocks": 1, "steps": 1100, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (32, 64), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (128,),
+        "blocks": 2, "steps": 900, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "gpu": {
         "shape": (128, 128, 64), "trajectories": 3000, "snapshots": 4, "latent_channels": 4,
         "autoencoder_widths": (64, 128, 256), "autoencoder_steps": 10_000, "predictor_steps": 5000,
-        "widths": (128, 256, 512), "blocks": 2, "steps": 40_000, "batch_size": 64, "autoencoder_batch": 8, "forms": 2,
+        "widths": (256, 512), "blocks": 2, "steps": 40_000, "batch_size": 64, "autoencoder_batch": 8, "forms": 2,
     },
 }  # fmt: skip
 
@@ -196,6 +196,7 @@ def sample_ldm(
     shape: Sequence[int] = (),
     steps: int = 15,
     guidance_scale: float = 1.0,
+    candidates: int = 1,
     strict: bool = False,
     format: str = "tif",
     mesh: str = "glb",
@@ -212,6 +213,7 @@ def sample_ldm(
         shape: voxels; empty is the shape of the training volumes, larger is possible.
         steps: evaluations of the network, by DPM-Solver++.
         guidance_scale: 1 follows the data.
+        candidates: structures that are made and measured for each that is given, the one nearest to the request.
         strict: refuse a request that the data do not have, instead of making the nearest one.
         format: of the volumes, an ending that ``write_volume`` knows.
         mesh: glb, stl, ply or 3mf; empty for none.
@@ -230,8 +232,8 @@ def sample_ldm(
         raise InvalidArgument(f"mesh must be one of {[s[1:] for s in MESH_SUFFIXES]}, got {mesh!r}")
     pipeline = MicrostructurePipeline.from_pretrained(checkpoint, device=resolve_device(device))
     stream = pipeline.stream(
-        targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale, strict=strict, seed=seed,
-        progress=True,
+        targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale, candidates=candidates,
+        strict=strict, seed=seed, progress=True,
     )  # fmt: skip
     written = []
     for i, ms in enumerate(stream):

@@ -203,7 +203,7 @@ class AutoencoderObjective:
         labels = self._moved(x0, model.periodic, generator) if self.augment else x0
         mu, sigma = model.encode(labels)
         z = mu + sigma * torch.randn(mu.shape, generator=generator, device=mu.device)
-        logits = model.decode(z)
+        logits = model.decode(z).float()  # also under half precision
         loss = F.cross_entropy(logits, labels.long())
         kl = 0.5 * (mu.square() + sigma.square() - 1) - sigma.log()
         loss = loss + self.kl_weight * kl.mean()

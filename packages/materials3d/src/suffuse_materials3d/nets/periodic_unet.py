@@ -23,6 +23,7 @@ from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import NoiseEmbedding, TokenEncoder
 
+from .beyond import Beyond
 from .layers import Block, ChannelNorm, Conv, depth_to_space, space_to_depth
 
 __all__ = ["PeriodicUNet"]
@@ -39,7 +40,9 @@ class PeriodicUNet(nn.Module):
         tokens: name -> width of the condition tokens.
         ranges: name -> (low, high), the values of a token in the training data, which are scaled to [-1, 1].
         periodic: per axis, whether it wraps; zeros are seen beyond the others.
-        patch: 2 turns blocks of 2 x 2 x 2 voxels into channels first; 1 works at the resolution of x (for latents).
+        patch: 2 turns blocks of 2 x 2 x 2 voxels into channels first; 1 works at the resolution of x.
+        correlation: of the first features of the tokens in the data, where they are scores: see ``Beyond``.
+        pool: also show the network the mean over the box, by which it sets the fractions of the whole.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class PeriodicUNet(nn.Module):
         ranges: Mapping[str, Sequence[float]] | None = None,
         periodic: Sequence[bool] = (True, True, True),
         patch: int = 2,
+        correlation: Sequence[Sequence[float]] | None = None,
+        pool: bool = False,
     ) -> None:
         super().__init__()
         if patch not in (1, 2):
@@ -68,6 +73,8 @@ class PeriodicUNet(nn.Module):
         embedding = 4 * widths[0]
         self.noise = NoiseEmbedding(embedding)
         self.tokens = TokenEncoder(tokens, embedding) if tokens else None
+        self.beyond = Beyond(list(tokens or {}), correlation, embedding) if correlation is not None else None
+        self.pool = nn.Linear(widths[0], embedding) if pool else None
         self.embed = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
 
         def stack(width: int) -> nn.ModuleList:
@@ -90,8 +97,12 @@ class PeriodicUNet(nn.Module):
         e = self.noise(c_noise)
         if self.tokens is not None:
             e = e + self.tokens(self._scaled(cond), len(x)).mean(1)
-        e = self.embed(e)
+        if self.beyond is not None and cond is not None:
+            e = e + self.beyond(cond)
         h, skips = self.stem(space_to_depth(x) if self.patch == 2 else x), []
+        if self.pool is not None:
+            e = e + self.pool(h.mean((2, 3, 4)))
+        e = self.embed(e)
         for level, blocks in enumerate(self.down):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, e)
