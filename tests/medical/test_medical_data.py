@@ -1,25 +1,31 @@
 """Laws of the data: physics that orders tissues, anatomy that is not torn, splits that do not leak."""
 
+import numpy as np
 import pytest
 import torch
 
 from suffuse.errors import InvalidArgument
 from suffuse_medical.data import (
     SEQUENCES,
+    TISSUE_CLASSES,
     WORKING_GRID,
     Geometry,
     PhantomCohort,
     Relaxation,
     SpinEcho,
+    VolumeFolder,
     axial_slices,
     check_leakage,
     group_split,
     jacobian_determinant,
+    labelled_phantoms,
+    labelled_volumes,
     load_slices,
     load_template,
     random_displacement,
     slab_split,
     template_item,
+    write_nifti,
 )
 from suffuse_medical.data.phantoms import WHITE_LEVEL
 from suffuse_medical.data.physics import FLUID, GREY_MATTER, WHITE_MATTER
@@ -236,3 +242,30 @@ def test_bad_cohorts():
         PhantomCohort(1, lesions=(3, 1))
     with pytest.raises(InvalidArgument, match="site"):
         PhantomCohort(1, sites=("Q",))
+
+
+def test_labelled_slices_of_phantoms_and_of_folders(tmp_path):
+    found = labelled_phantoms(2, ["T1w", (3000, 20)])
+    assert found.images.shape == (len(found.patients), 1, 28, 32) and found.labels.shape == (
+        len(found.patients),
+        28,
+        32,
+    )
+    assert set(found.labels.unique().tolist()) == set(range(TISSUE_CLASSES)) and len(set(found.patients)) == 2
+    one, other = ([p == name for p in found.patients] for name in sorted(set(found.patients)))
+    grey, white = ([float(found.images[k, 0][found.labels[k] == c].mean()) for k in (one, other)] for c in (1, 2))
+    assert grey[0] < white[0] and grey[1] > white[1], "T1 and proton density have opposite contrast"
+
+    geometry = Geometry(np.eye(4), (6, 8, 4))
+    label = torch.zeros(1, 6, 8, 4)
+    label[0, 2:4, 3:5, 1:3] = 1
+    for name, volume in (("images", label + torch.rand(1, 6, 8, 4)), ("labels", label)):
+        write_nifti(tmp_path / name / "a.nii.gz", volume, geometry)
+    folder = VolumeFolder(tmp_path / "images", tmp_path / "labels")
+    axial = labelled_volumes(folder, [0], (8, 8))
+    assert axial.images.shape == (2, 1, 8, 8) and axial.patients == ("a", "a")
+    assert torch.equal(axial.labels[0, 3:5, 3:5], torch.ones(2, 2, dtype=torch.long)) and axial.labels.sum() == 8
+    assert (axial.images[:, :, 0] == -1).all(), "what is padded is air"
+    assert len(labelled_volumes(folder, [0], (8, 8), axis=1, every=2, empty=True).images) == 4
+    with pytest.raises(InvalidArgument, match="no labels"):
+        labelled_volumes(VolumeFolder(tmp_path / "images"), [0], (8, 8))

@@ -6,7 +6,6 @@ A task asks a prior different questions: what fits this measurement (reconstruct
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import suffuse
-from suffuse import Condition, Denoiser, NetworkDenoiser
+from suffuse import Condition, Denoiser
 from suffuse.errors import unknown
 from suffuse.exact import GaussianDenoiser
 from suffuse.hub import serializable
 from suffuse.schedules import EDM, Schedule
-from suffuse.training import DenoisingObjective, LogNormalKappa
+from suffuse.training import DenoisingObjective
 from suffuse.training.times import TimeSampler
 
-from .nets import SubpixelUNet, unet_settings
+from . import training
+from .nets import ESTIMATE, SMALL, GaussianPart, ResidualDenoiser, SubpixelUNet, gaussian_part, unet_settings
 from .noise import CoarseNoise, SimplexNoise, Whitened
 from .prediction import check_images
-from .tissue_to_t1 import SMALL, accelerator
 
 __all__ = ["NOISES", "SliceDenoiser", "fit_prior", "gaussian_prior", "slice_denoiser"]
 
@@ -41,16 +39,23 @@ NOISES: dict[str, CoarseNoise | SimplexNoise | None] = {
 
 
 @serializable
-class SliceDenoiser(NetworkDenoiser):
+class SliceDenoiser(ResidualDenoiser):
     """A denoiser of slices that knows which noise it removes.
 
     Args:
-        backbone, schedule, data_std: as of ``NetworkDenoiser``.
+        backbone, schedule, gaussian, data_std: as of ``ResidualDenoiser``.
         noise: a name in :data:`NOISES`.
     """
 
-    def __init__(self, backbone: nn.Module, schedule: Schedule, data_std: float, noise: NoiseName = "white") -> None:
-        super().__init__(backbone, schedule, "v_prediction", data_std=data_std)
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        gaussian: GaussianPart,
+        data_std: float,
+        noise: NoiseName = "white",
+    ) -> None:
+        super().__init__(backbone, schedule, gaussian, data_std)
         if noise not in NOISES:
             raise unknown("noise", noise, NOISES)
         self.noise = noise
@@ -64,17 +69,20 @@ def slice_denoiser(
     maps: Mapping[str, int] | None = None,
     tokens: Mapping[str, int] | None = None,
     factor: int = 2,
+    rank: int | None = 16,
 ) -> SliceDenoiser:
     """An untrained denoiser for images (N, C, H, W); H and W must be multiples of ``factor * 2 ** (levels - 1)``."""
     check_images(images)
-    std = float(images.std())
+    if noise != "white" and rank is not None:
+        rank = 0  # G is a posterior mean under white noise; under another, directions of it would mislead
+    gaussian = gaussian_part(images, rank)
     arguments = unet_settings(channels)
     if tokens:
         attention = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
         arguments |= {"attention_levels": attention, "tokens": dict(tokens)}
-    backbone = SubpixelUNet(images.shape[1], dict(maps or {}), factor, **arguments)
-    schedule = EDM(sigma_min=0.005 * std, sigma_max=100 * std)
-    return SliceDenoiser(backbone, schedule, std, noise)
+    inputs = dict(maps or {}) | {ESTIMATE: images.shape[1]}
+    backbone = SubpixelUNet(images.shape[1], inputs, factor, **arguments)
+    return SliceDenoiser(backbone, training.schedule(gaussian.std), gaussian, gaussian.std, noise)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ def fit_prior(
     noise: NoiseName = "white",
     channels: Sequence[int] = SMALL,
     factor: int = 2,
+    rank: int | None = 16,
     time: TimeSampler | None = None,
     cond_dropout: float = 0.1,
     steps: int = 600,
@@ -106,22 +115,24 @@ def fit_prior(
     device: str = "auto",
     progress: bool = True,
 ) -> SliceDenoiser:
-    """Train a denoiser on slices (N, C, H, W) in network units; other arguments as in :func:`suffuse.training.fit`.
+    """Train a denoiser on slices (N, C, H, W) in network units; other arguments as in :func:`training.train`.
 
     Args:
         noise: the family that is added, a name in :data:`NOISES`.
         cond: conditions of the rows, tokens or maps.
-        time: which noise levels; default around the data's own standard deviation, with tails to both sides.
+        factor: the UNet works on a grid this much coarser, see ``nets.SubpixelUNet``.
+        rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
+        time: which noise levels; default :func:`training.levels`.
     """
     check_images(images)
     torch.manual_seed(seed)
     widths = {} if cond is None else {name: value.shape[1] for name, value in cond.maps.items()}
     tokens = {} if cond is None else {name: value.shape[2] for name, value in cond.tokens.items()}
-    denoiser = slice_denoiser(images, channels, noise=noise, maps=widths, tokens=tokens, factor=factor)
+    denoiser = slice_denoiser(images, channels, noise=noise, maps=widths, tokens=tokens, factor=factor, rank=rank)
     objective = DenoisingObjective(
-        time=time or LogNormalKappa(math.log(denoiser.data_std), 1.5), cond_dropout=cond_dropout, noise=NOISES[noise]
+        time=time or training.levels(denoiser.data_std), cond_dropout=cond_dropout, noise=NOISES[noise]
     )
-    return suffuse.training.fit(
+    return training.train(
         denoiser,
         images,
         cond=cond,
@@ -129,11 +140,11 @@ def fit_prior(
         batch_size=batch_size,
         lr=lr,
         objective=objective,
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)) if ema_decay is None else ema_decay,
+        ema_decay=ema_decay,
         out=out,
         metadata=metadata,
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
 

@@ -218,11 +218,12 @@ def style(
         progress: whether to show progress.
     """
     from . import stedm
-    from .benchmarks.cohorts import CLASSES, PROTOCOLS, cohort
+    from .data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms
 
-    train = cohort(patients, PROTOCOLS, seed=seed)
+    train = labelled_phantoms(patients, PROTOCOLS, seed=seed)
+    layout = stedm.layout_maps(train.labels, TISSUE_CLASSES)
     stedm.fit(
-        train.images, stedm.layout_maps(train.labels, CLASSES), train.patients, source=source, aggregation=aggregation,  # type: ignore[arg-type]
+        train.images, layout, train.patients, source=source, aggregation=aggregation,  # type: ignore[arg-type]
         style_images=style_images, steps=steps, batch_size=batch_size, out=Path(out), seed=seed, device=device,
         progress=progress,
     )  # fmt: skip
@@ -252,11 +253,12 @@ def joint(
         progress: whether to show progress.
     """
     from . import stedm, unicon
-    from .benchmarks.cohorts import CLASSES, cohort
+    from .data import TISSUE_CLASSES, labelled_phantoms
 
-    train = cohort(patients, seed=seed)
+    train = labelled_phantoms(patients, seed=seed)
+    layout = stedm.layout_maps(train.labels, TISSUE_CLASSES)
     unicon.fit(
-        train.images, stedm.layout_maps(train.labels, CLASSES), steps=steps, batch_size=batch_size, out=Path(out),
+        train.images, layout, steps=steps, batch_size=batch_size, out=Path(out),
         metadata={"recipe": "medical/joint", "patients": patients}, seed=seed, device=device, progress=progress,
     )  # fmt: skip
     return Path(out)

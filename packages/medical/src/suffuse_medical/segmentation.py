@@ -75,6 +75,7 @@ def fit(images: Tensor, masks: Tensor, schema: LabelSchema, **options: Any) -> S
     target = 2 * schema.one_hot(masks) - 1
     options.setdefault("time", LogNormalKappa(math.log(0.7), 1.2))
     options.setdefault("cond_dropout", 0.0)
+    options.setdefault("rank", None)  # a mask's Gaussian, whatever the image, would only mislead
     return fit_prior(target, cond=Condition(maps={"image": images}), **options)
 
 

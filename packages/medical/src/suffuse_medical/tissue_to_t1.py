@@ -27,16 +27,13 @@ from suffuse.hub import serializable
 from suffuse.schedules import EDM, Scalar
 from suffuse.training import DenoisingObjective, LogNormalKappa
 
+from . import training
 from .baselines import PatchRegression
 from .data.geometry import Geometry, plain, resample
 from .data.slices import Slices, to_intensity
 from .data.template import TISSUES
-from .nets import SubpixelUNet
+from .nets import SMALL, SubpixelUNet, unet_settings
 from .prediction import Prediction
-
-Channels = Sequence[int]
-SMALL: Channels = (32, 64)
-"""0.66 M parameters: trains in a minute on two CPU cores at 56 x 64."""
 
 
 @serializable
@@ -70,18 +67,7 @@ class TissueDenoiser(NetworkDenoiser):
         return mean + super().forward(x - self.schedule.level(t, like=x).alpha * mean, t, cond)
 
 
-def unet_arguments(channels: Channels = SMALL) -> dict[str, Any]:
-    """Arguments of MONAI's ``DiffusionModelUNet``: one residual block a level, attention in the middle only."""
-    return {
-        "num_res_blocks": 1,
-        "channels": list(channels),
-        "attention_levels": [False] * len(channels),
-        "norm_num_groups": 8,
-        "num_head_channels": 16,
-    }
-
-
-def tissue_denoiser(slices: Slices, channels: Channels = SMALL) -> TissueDenoiser:
+def tissue_denoiser(slices: Slices, channels: Sequence[int] = SMALL) -> TissueDenoiser:
     """A denoiser of slices (B, 1, H, W) in [-1, 1] whose regression is fitted and whose network is untrained.
 
     H and W must be multiples of ``2 ** len(channels)``.
@@ -89,7 +75,7 @@ def tissue_denoiser(slices: Slices, channels: Channels = SMALL) -> TissueDenoise
     mean = PatchRegression().fit(slices)
     residual = (slices.image - mean(slices.tissue))[slices.brain]
     maps = {"tissue": len(TISSUES)}
-    backbone = SubpixelUNet(in_channels=1, maps=maps, **unet_arguments(channels))
+    backbone = SubpixelUNet(in_channels=1, maps=maps, **unet_settings(channels))
     return TissueDenoiser(mean, backbone, data_std=float(residual.std()))
 
 
@@ -97,7 +83,7 @@ def fit(
     slices: Slices,
     *,
     steps: int = 600,
-    channels: Channels = SMALL,
+    channels: Sequence[int] = SMALL,
     batch_size: int = 8,
     lr: float = 3e-3,
     ema_decay: float | None = None,
@@ -107,15 +93,14 @@ def fit(
     device: str = "auto",
     progress: bool = True,
 ) -> TissueDenoiser:
-    """Train a denoiser on slices; arguments as in :func:`suffuse.training.fit`.
+    """Train a denoiser on slices; arguments as in :func:`training.train`.
 
     Noise levels are drawn around the residual's own size, with a tail upwards: whole-slice changes of contrast add up
     over thousands of voxels and are decided at noise far above the size of the residual in one voxel.
-    Averaging (``ema_decay``) reaches over the last twentieth of a short run unless told otherwise.
     """
     torch.manual_seed(seed)
     denoiser = tissue_denoiser(slices, channels)
-    trained = suffuse.training.fit(
+    trained = training.train(
         denoiser,
         slices.image,
         cond=slices.condition,
@@ -123,20 +108,15 @@ def fit(
         batch_size=batch_size,
         lr=lr,
         objective=DenoisingObjective(time=LogNormalKappa(math.log(denoiser.data_std) + 0.3, 1.7), cond_dropout=0.0),
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)) if ema_decay is None else ema_decay,
+        ema_decay=ema_decay,
         out=out,
         metadata=metadata,
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
     assert isinstance(trained, TissueDenoiser)
     return trained
-
-
-def accelerator(device: str) -> str:
-    """Lightning's name of a torch device (``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``)."""
-    return {"cuda": "gpu"}.get(device.partition(":")[0], device)
 
 
 class AtTimeZero(nn.Module):
@@ -151,13 +131,13 @@ class AtTimeZero(nn.Module):
         return output
 
 
-def regression_network(channels: Channels = SMALL) -> nn.Module:
+def regression_network(channels: Sequence[int] = SMALL) -> nn.Module:
     """The same UNet from the tissue map alone, for the baseline."""
     from monai.networks.nets import DiffusionModelUNet
 
     factor = 2
     unet = DiffusionModelUNet(
-        spatial_dims=2, in_channels=len(TISSUES) * factor**2, out_channels=factor**2, **unet_arguments(channels)
+        spatial_dims=2, in_channels=len(TISSUES) * factor**2, out_channels=factor**2, **unet_settings(channels)
     )
     return nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor))
 

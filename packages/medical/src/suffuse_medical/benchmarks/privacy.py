@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(14, 12, 400, 400, (16, 32), 64, 8),
+    "quick": Size(14, 12, 200, 200, (16, 32), 48, 8),
     "full": Size(48, 48, 1500, 6000, (32, 64), 256, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
@@ -50,13 +50,14 @@ def privacy(run: Run) -> None:
     from suffuse.samplers import DPMSolverPP
     from suffuse.schedules import VPLinear
     from suffuse_medical import privacy
+    from suffuse_medical.data import labelled_phantoms
     from suffuse_medical.prior import fit_prior
-
-    from .cohorts import cohort
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train, held_out, fresh = (cohort(size.patients, site="A", seed=100 * run.seed + k).images for k in (0, 7, 13))
+        train, held_out, fresh = (
+            labelled_phantoms(size.patients, site="A", seed=100 * run.seed + k).images for k in (0, 7, 13)
+        )
         few = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[: size.few]]
     torch.manual_seed(run.seed)
     with run.stage("copy detector"):
@@ -78,8 +79,9 @@ def privacy(run: Run) -> None:
     with run.stage("train and draw"):
         for name, data in ((f"diffusion, {len(few)} images", few), (f"diffusion, {len(train)} images", train)):
             model = fit_prior(
-                data, channels=size.channels, steps=size.steps, seed=run.seed, device=run.device, progress=run.progress
-            ).to(run.device)
+                data, channels=size.channels, factor=1, steps=size.steps, seed=run.seed, device=run.device,
+                progress=run.progress,
+            ).to(run.device)  # fmt: skip
             noise = torch.Generator(run.device).manual_seed(run.seed)
             images[name] = sampler(model, shape=shape, generator=noise).cpu(), data
             attack = privacy.membership(model.cpu(), data, held_out[: len(data)], draws=1, seed=run.seed)

@@ -1,4 +1,4 @@
-"""How many network calls do MONAI's inferers need for the quality of ours, on one and the same network?"""
+"""How many network calls do MONAI's inferers need for the quality of ours, on one and the same denoiser?"""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from suffuse.bench import Run, benchmark
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
+
+    from suffuse import Denoiser
 
 
 class Size(NamedTuple):
@@ -26,7 +28,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(12, 300, (16, 32), 32, (5, 10, 20), (10, 50, 100), (50, 250), (50,), 100),
+    "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (50, 250), (50,), 100),
     "full": Size(60, 4000, (32, 64), 256, (5, 10, 20, 50), (10, 20, 50, 100, 250), (50, 250, 1000), (20, 50), 250),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
@@ -41,7 +43,7 @@ OURS = {"DPM-Solver++ (2M)": "dpmpp-2m", "UniPC": "unipc-2", "DDIM": "ddim"}
     peers=("MONAI DDIM", "MONAI DDPM", "MONAI PNDM"),
 )
 def samplers(run: Run) -> None:
-    """One MONAI ``DiffusionModelUNet`` that predicts v, sampled by MONAI's ``DiffusionInferer`` and by ours.
+    """One trained denoiser, handed to MONAI's ``DiffusionInferer`` as a network that predicts v, and to our samplers.
 
     All start from the same noise. The distance to the converged solution of the probability-flow ODE is what a
     deterministic sampler is to make small; MMD is against scans of other pseudo-patients, and includes what the network
@@ -50,30 +52,24 @@ def samplers(run: Run) -> None:
     """
     import torch
 
-    from suffuse import training
     from suffuse.samplers import Heun, by_name
     from suffuse_medical import metrics
-    from suffuse_medical.nets import MonaiDenoiser, MonaiNetwork, unet_settings
-    from suffuse_medical.tissue_to_t1 import accelerator
-
-    from .cohorts import cohort
+    from suffuse_medical.data import labelled_phantoms
+    from suffuse_medical.nets import schedule_of
+    from suffuse_medical.prior import fit_prior
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train = cohort(size.patients, site="A", seed=100 * run.seed)
-        test = cohort(max(size.patients // 2, 8), site="A", seed=100 * run.seed + 7)
+        train = labelled_phantoms(size.patients, site="A", seed=100 * run.seed)
+        test = labelled_phantoms(max(size.patients // 2, 8), site="A", seed=100 * run.seed + 7)
         n = min(size.samples, len(test.images))
         real = test.images[torch.randperm(len(test.images), generator=torch.Generator().manual_seed(run.seed))[:n]]
-    torch.manual_seed(run.seed)
-    network = MonaiNetwork(
-        "DiffusionModelUNet", spatial_dims=2, in_channels=1, out_channels=1, **unet_settings(size.channels)
-    )
     with run.stage("train"):
-        denoiser = training.fit(
-            MonaiDenoiser.from_scheduler(network, monai_scheduler("DDPM", True)), train.images, steps=size.steps,
-            batch_size=16, lr=2e-3, ema_decay=1 - 20 / max(size.steps, 100), seed=run.seed,
-            accelerator=accelerator(run.device), progress=run.progress,
+        prior = fit_prior(
+            train.images, channels=size.channels, factor=1, steps=size.steps, seed=run.seed, device=run.device,
+            progress=run.progress,
         ).to(run.device)  # fmt: skip
+        denoiser = prior.with_schedule(schedule_of(monai_scheduler("DDPM", True)))
     noise = torch.randn(n, *train.images.shape[1:], generator=torch.Generator().manual_seed(run.seed)).to(run.device)
 
     def ours(name: str, calls: int) -> Tensor:
@@ -92,7 +88,7 @@ def samplers(run: Run) -> None:
                 for clip in (True, False) if kind == "DDIM" else (True,):
                     label = f"MONAI {kind}" if clip else f"MONAI {kind}, unclipped"
                     torch.manual_seed(run.seed)
-                    drawn[label, calls] = by_monai(network.network, kind, clip, calls, noise)
+                    drawn[label, calls] = by_monai(denoiser, kind, clip, calls, noise)
 
     floor = metrics.rbf_mmd(real[: n // 2], real[n // 2 : 2 * (n // 2)])
     distances = {key: metrics.rbf_mmd(real, x) for key, x in drawn.items()}
@@ -141,21 +137,23 @@ def monai_scheduler(kind: str, clip: bool) -> Any:
     """MONAI's scheduler of that name, with the noise schedule that all of them share here."""
     from monai.networks import schedulers
 
-    # the noise as predicted by a hardly trained network, divided by alpha, explodes at high noise; v does not
     options: dict[str, Any] = {"prediction_type": "v_prediction"}
     if kind != "PNDM":
         options["clip_sample"] = clip
     return getattr(schedulers, f"{kind}Scheduler")(num_train_timesteps=1000, schedule="linear_beta", **options)
 
 
-def by_monai(network: Any, kind: str, clip: bool, calls: int, noise: Tensor) -> Tensor:
+def by_monai(denoiser: Denoiser, kind: str, clip: bool, calls: int, noise: Tensor) -> Tensor:
     """Samples of MONAI's ``DiffusionInferer``."""
     from monai.inferers import DiffusionInferer
 
     scheduler = monai_scheduler(kind, clip)
     scheduler.set_timesteps(calls)
-    inferer = DiffusionInferer(scheduler)
-    drawn: Any = inferer.sample(noise, network, scheduler, verbose=False)
+
+    def network(x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
+        return denoiser.v(x, (timesteps.double() + 1) / scheduler.num_train_timesteps)
+
+    drawn: Any = DiffusionInferer(scheduler).sample(noise, network, scheduler, verbose=False)  # type: ignore[arg-type]
     return drawn.cpu()
 
 

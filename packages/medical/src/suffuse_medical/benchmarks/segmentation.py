@@ -176,7 +176,7 @@ def _hippocampus(run: Run, size: Size, folder: Path) -> None:
 
     from suffuse_medical import segmentation as task
     from suffuse_medical.baselines import UNetSegmentation
-    from suffuse_medical.data import LabelSchema, VolumeFolder, group_split
+    from suffuse_medical.data import LabelSchema, VolumeFolder, group_split, labelled_volumes
 
     schema = LabelSchema(["background", "anterior", "posterior"])
     with run.stage("hippocampus: data"):
@@ -184,35 +184,22 @@ def _hippocampus(run: Run, size: Size, folder: Path) -> None:
         names = volumes.names[: size.volumes]
         listed: list[dict[str, Any]] = [{"patient_id": name, "index": i} for i, name in enumerate(names)]
         sides = group_split(listed, {"train": 0.75, "test": 0.25}, seed=run.seed)
-        train, test = (_coronal([volumes[item["index"]] for item in sides[side]]) for side in ("train", "test"))
+        train, test = (
+            labelled_volumes(volumes, [item["index"] for item in sides[side]], (40, 40), axis=1, every=2, empty=True)
+            for side in ("train", "test")
+        )
     options: dict[str, Any] = {"steps": size.steps, "seed": run.seed, "device": run.device}
     with run.stage("hippocampus: train"):
-        denoiser = task.fit(train[0], train[1], schema, progress=run.progress, out=run.out / "hippocampus", **options)
+        denoiser = task.fit(
+            train.images, train.labels[:, None], schema, progress=run.progress, out=run.out / "hippocampus", **options
+        )
         denoiser = denoiser.to(run.device)
-        unet = UNetSegmentation(3, **options).fit(train[0], schema.one_hot(train[1]))
+        unet = UNetSegmentation(3, **options).fit(train.images, schema.one_hot(train.labels[:, None]))
     with run.stage("hippocampus: sample"):
-        images, masks, patients = test
-        found = task.predict(denoiser, images, schema, n=5, steps=CALLS, seed=run.seed)
-        probability = unet.predict(images)
-        _score(run, HIPPOCAMPUS, found, _single(probability, schema), probability, masks, patients, None)
-
-
-def _coronal(items: list[dict[str, Any]]) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Every second coronal slice of volumes, intensities to [-1, 1] by percentiles, padded or cropped to 40 x 40."""
-    import torch
-    from monai.transforms import ResizeWithPadOrCrop
-
-    images, masks, patients = [], [], []
-    fit_image, fit_mask = (ResizeWithPadOrCrop((40, 40), value=value) for value in (-1.0, 0.0))
-    for item in items:
-        image, mask = torch.as_tensor(item["image"]).float(), torch.as_tensor(item["label"]).float()
-        low, high = torch.quantile(image, torch.tensor([0.01, 0.99]))
-        image = (2 * (image - low) / (high - low).clamp(min=1e-6) - 1).clamp(-1, 1.5)
-        for k in range(0, image.shape[2], 2):
-            images.append(torch.as_tensor(fit_image(image[:, :, k])))
-            masks.append(torch.as_tensor(fit_mask(mask[:, :, k])))
-            patients.append(item["patient_id"])
-    return torch.stack(images), torch.stack(masks), tuple(patients)
+        found = task.predict(denoiser, test.images, schema, n=5, steps=CALLS, seed=run.seed)
+        probability = unet.predict(test.images)
+        truth = test.labels[:, None]
+        _score(run, HIPPOCAMPUS, found, _single(probability, schema), probability, truth, test.patients, None)
 
 
 def _figure(test: Tensor, found: SegmentationPrediction, plain: SegmentationPrediction, drawn: Tensor) -> Figure:

@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(8, 4, 10, 300, 150, 128, 6, 3),
+    "quick": Size(8, 4, 8, 150, 80, 64, 6, 2),
     "full": Size(12, 8, 24, 1500, 400, 512, 10, 3),
 }
 #: (TR, TE) in ms at the unseen site, which also has ringing, another gain and another contrast curve.
@@ -46,24 +46,22 @@ def stedm(run: Run) -> None:
     Every arm trains the same segmenter with the same number of steps, and all but the first get as many drawn images
     as the others, made of the same layouts. The style-extracting model has never seen the unseen site: it is shown
     four of its images and asked for a known layout. Fourier style transfer (FDA) swaps low frequencies instead.
-    Dice and IoU are per pseudo-patient over grey matter, white matter and fluid, and averaged over three seeds of the
+    Dice and IoU are per pseudo-patient over grey matter, white matter and fluid, and averaged over seeds of the
     segmenter; the spread is over pseudo-patients. "Labels at the site" is trained with what the others lack.
     """
     import torch
 
     from suffuse_medical import metrics, stedm
-    from suffuse_medical.data import check_leakage
-
-    from .cohorts import CLASSES, PROTOCOLS, cohort
+    from suffuse_medical.data import PROTOCOLS, TISSUE_CLASSES, check_leakage, labelled_phantoms
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train = cohort(size.labelled, PROTOCOLS, "A", 100 * run.seed)
-        site = cohort(size.unlabelled, (UNSEEN,), SITE, 100 * run.seed + 31)
-        test = cohort(size.test, (UNSEEN,), SITE, 100 * run.seed + 67)
+        train = labelled_phantoms(size.labelled, PROTOCOLS, "A", 100 * run.seed)
+        site = labelled_phantoms(size.unlabelled, (UNSEEN,), SITE, 100 * run.seed + 31)
+        test = labelled_phantoms(size.test, (UNSEEN,), SITE, 100 * run.seed + 67)
         closest = check_leakage(train[0], test[0], threshold=1.0)
     images, labels, patients = train
-    layout = stedm.layout_maps(labels, CLASSES)
+    layout = stedm.layout_maps(labels, TISSUE_CLASSES)
 
     models: dict[str, Any] = {}
     with run.stage("train"):
@@ -151,13 +149,12 @@ def segmenters(
     import numpy as np
 
     from suffuse_medical import stedm
-
-    from .cohorts import CLASSES
+    from suffuse_medical.data import TISSUE_CLASSES
 
     found = []
     for seed in range(size.seeds):
-        net = stedm.fit_segmenter(*real, CLASSES, drawn=drawn, steps=size.segmenter_steps, seed=seed)
-        found.append(stedm.patient_scores(stedm.segment(net, test[0]), test[1], test[2], CLASSES))
+        net = stedm.fit_segmenter(*real, TISSUE_CLASSES, drawn=drawn, steps=size.segmenter_steps, seed=seed)
+        found.append(stedm.patient_scores(stedm.segment(net, test[0]), test[1], test[2], TISSUE_CLASSES))
     return {
         "Dice": np.mean([s.dice for s in found], axis=0),
         "IoU": np.mean([s.iou for s in found], axis=0),

@@ -4,6 +4,7 @@ from .deformation import jacobian_determinant, random_displacement, warp
 from .folders import MedMNIST, PictureFolder, VolumeFolder, stack
 from .geometry import Geometry, plain, reorient, resample
 from .intensity import ct_window, mri_percentile, working_grid
+from .labelled import PROTOCOLS, TISSUE_CLASSES, LabelledSlices, labelled_phantoms, labelled_volumes
 from .labels import LabelSchema
 from .nifti import read_nifti, write_nifti
 from .phantoms import SITES, PhantomCohort, Site, normalise
@@ -15,12 +16,15 @@ from .template import COARSE_GRID, HELD_OUT_SLAB, TISSUES, WORKING_GRID, Templat
 __all__ = [
     "COARSE_GRID",
     "HELD_OUT_SLAB",
+    "PROTOCOLS",
     "SEQUENCES",
     "SITES",
     "TISSUES",
+    "TISSUE_CLASSES",
     "WORKING_GRID",
     "Geometry",
     "LabelSchema",
+    "LabelledSlices",
     "MedMNIST",
     "PhantomCohort",
     "PictureFolder",
@@ -38,6 +42,8 @@ __all__ = [
     "ct_window",
     "group_split",
     "jacobian_determinant",
+    "labelled_phantoms",
+    "labelled_volumes",
     "load_slices",
     "load_template",
     "mri_percentile",

@@ -24,19 +24,19 @@ from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
 from suffuse.samplers import DPMSolverPP, Sampler
-from suffuse.schedules import DiscreteBetas, RectifiedFlow, Schedule, VPLinear
-from suffuse.training import DenoisingObjective
+from suffuse.schedules import DiscreteBetas, RectifiedFlow, Schedule
+from suffuse.training import DenoisingObjective, UniformTime
 
-from ..nets import unet_settings
-from ..tissue_to_t1 import accelerator
+from .. import training
+from ..nets import ESTIMATE, SMALL, ResidualDenoiser, gaussian_part, unet_settings
 from .autoencoder import Autoencoder, make_autoencoder
 from .losses import AutoencoderObjective, WithDiscriminator
 
 __all__ = ["PUBLISHED", "LatentDiffusion", "fit", "fit_autoencoder", "rectified_flow"]
 
 PUBLISHED = DiscreteBetas.scaled_linear(0.0015, 0.0195)
-"""The schedule of the paper and of MONAI's ``scaled_linear_beta``. It keeps 7% of the data at t = 1, which is why the
-default here is ``VPLinear``: Lin et al. (2023), arXiv:2305.08891."""
+"""The schedule of the paper and of MONAI's ``scaled_linear_beta``. It keeps 7% of the data at t = 1, which is why it
+is not the default here: Lin et al. (2023), arXiv:2305.08891."""
 
 
 def rectified_flow(spatial_shape: Sequence[int]) -> RectifiedFlow:
@@ -189,18 +189,17 @@ def fit_autoencoder(
         )
     torch.manual_seed(seed)
     net = make_autoencoder(images, kind, factor=factor, width=width, latent_channels=latent_channels, **kwargs)
-    trained = suffuse.training.fit(
+    trained = training.train(
         WithDiscriminator(net, discriminator_width, discriminator_layers),
         images,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
         objective=objective,
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)),
         out=out,
         metadata={"objective": repr(objective)},
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
     return trained.autoencoder.eval()
@@ -214,7 +213,8 @@ def fit(
     encoded: Sequence[str] = (),
     schedule: Schedule | None = None,
     prediction_type: str = "v_prediction",
-    channels: Sequence[int] = (32, 64),
+    channels: Sequence[int] = SMALL,
+    rank: int | None = 16,
     steps: int = 1000,
     batch_size: int = 32,
     lr: float = 2e-3,
@@ -234,8 +234,10 @@ def fit(
         cond: N rows; tokens are attended to, maps (at the images' resolution) are concatenated. A tenth of the rows
             is trained without, for classifier-free guidance.
         encoded: names of maps that are images and go through the encoder.
-        schedule: default ``VPLinear()``; ``PUBLISHED`` is the paper's, :func:`rectified_flow` is MAISI's (with
-            ``prediction_type="flow_prediction"``).
+        schedule: default :func:`training.schedule`, with its levels; ``PUBLISHED`` is the paper's,
+            :func:`rectified_flow` is MAISI's (with ``prediction_type="flow_prediction"``), both with uniform times.
+        rank: of the Gaussian of latents that the network starts from, see ``nets.gaussian_part``; only with
+            ``prediction_type="v_prediction"``.
         channels: of the UNet, one width per level; the latent must be divisible by 2 ^ (levels - 1).
         out: folder; stage 2's state and the finished model go there, stage 1's state in ``stage1`` below it.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
@@ -255,22 +257,29 @@ def fit(
     tokens = {} if cond is None else {name: value.shape[2] for name, value in cond.tokens.items()}
     maps = {} if cond is None else {name: value.shape[1] for name, value in cond.maps.items()}
     maps |= dict.fromkeys(encoded, autoencoder.latent_channels)
+    gaussian = gaussian_part(latents / scale, rank)
+    std = gaussian.std
+    if prediction_type == "v_prediction":
+        maps[ESTIMATE] = autoencoder.latent_channels
     backbone = MonaiUNet(autoencoder.spatial_dims, autoencoder.latent_channels, tokens=tokens, maps=maps, **settings)
-    denoiser = NetworkDenoiser(backbone, schedule or VPLinear(), prediction_type)
+    if prediction_type == "v_prediction":
+        denoiser: NetworkDenoiser = ResidualDenoiser(backbone, schedule or training.schedule(std), gaussian, std)
+    else:
+        denoiser = NetworkDenoiser(backbone, schedule or training.schedule(1.0), prediction_type)
+    time = UniformTime() if schedule else training.levels(denoiser.data_std)
     model = LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:], encoded)
     inside = None if cond is None else model.latent_condition(cond).to("cpu")
-    model.denoiser = suffuse.training.fit(
+    model.denoiser = training.train(
         denoiser,
         latents / scale,
         cond=inside,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
-        objective=objective or DenoisingObjective(cond_dropout=0.1 if cond is not None else 0.0),
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)),
+        objective=objective or DenoisingObjective(time=time, cond_dropout=0.1 if cond is not None else 0.0),
         out=None if out is None else Path(out) / "stage2",
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
     if out is not None:

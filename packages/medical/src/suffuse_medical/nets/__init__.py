@@ -1,7 +1,20 @@
 """Backbones that only this domain needs, and MONAI's diffusion networks as denoisers."""
 
 from .monai import MonaiDenoiser, MonaiNetwork, schedule_of
-from .settings import unet_settings
+from .residual import ESTIMATE, GaussianPart, JointResidualDenoiser, ResidualDenoiser, gaussian_part
+from .settings import SMALL, unet_settings
 from .subpixel import SubpixelUNet
 
-__all__ = ["MonaiDenoiser", "MonaiNetwork", "SubpixelUNet", "schedule_of", "unet_settings"]
+__all__ = [
+    "ESTIMATE",
+    "SMALL",
+    "GaussianPart",
+    "JointResidualDenoiser",
+    "MonaiDenoiser",
+    "MonaiNetwork",
+    "ResidualDenoiser",
+    "SubpixelUNet",
+    "gaussian_part",
+    "schedule_of",
+    "unet_settings",
+]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["unet_settings"]
+__all__ = ["SMALL", "unet_settings"]
+
+SMALL = (32, 64)
+"""0.66 M parameters: trains in a minute on two CPU cores at 56 x 64."""
 
 
 def unet_settings(channels: Sequence[int], **changes: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ at once and has no place where it could say what lies where. Without a style the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
 from suffuse.nets.unets import timestep
 
+from ..nets import ESTIMATE
 from .style import StyleEncoder
 
 __all__ = ["LAYOUT", "STYLE", "StyleLayoutUNet"]
@@ -64,7 +64,7 @@ class StyleLayoutUNet(nn.Module):
                 f"norm_num_groups={groups} leaves one of {channels} channels to a group, and a normalisation that "
                 f"takes the style out again; use at most {channels // 2}"
             )
-        maps: Mapping[str, int] = {LAYOUT: layout} if layout else {}
+        maps = {ESTIMATE: in_channels} | ({LAYOUT: layout} if layout else {})
         self.net = MonaiUNet(spatial_dims, in_channels, maps=maps, **kwargs)
         self.style = style
         if style is not None:

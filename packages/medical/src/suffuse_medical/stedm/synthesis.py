@@ -19,12 +19,11 @@ from suffuse import Condition, NetworkDenoiser
 from suffuse.errors import InvalidArgument
 from suffuse.guidance import ClassifierFree
 from suffuse.samplers import DPMSolverPP
-from suffuse.schedules import VPLinear
 from suffuse.training import DenoisingObjective
 
+from .. import training
 from ..ldm import Autoencoder, LatentDiffusion
-from ..nets import unet_settings
-from ..tissue_to_t1 import accelerator
+from ..nets import SMALL, ResidualDenoiser, gaussian_part, unet_settings
 from .data import Source, StyleSets
 from .denoiser import LAYOUT, STYLE, StyleLayoutUNet
 from .style import Aggregation, StyleEncoder
@@ -43,7 +42,8 @@ def fit(
     style_dim: int = 64,
     style_dropout: float = 0.25,
     autoencoder: Autoencoder | None = None,
-    channels: Sequence[int] = (32, 64),
+    channels: Sequence[int] = SMALL,
+    rank: int | None = 16,
     steps: int = 1000,
     batch_size: int = 16,
     lr: float = 2e-3,
@@ -65,6 +65,7 @@ def fit(
         style_dropout: how often the style is hidden, for guidance.
         autoencoder: diffuse in its latent space, as published; without it, in the space of images.
         channels: of the UNet.
+        rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
 
     Returns:
@@ -82,26 +83,28 @@ def fit(
     if source != "none":
         encoder = StyleEncoder(dims, images.shape[1], style_dim, style_images, aggregation)
     backbone = StyleLayoutUNet(dims, targets.shape[1], layout.shape[1], encoder, **unet_settings(channels, **unet))
-    denoiser = NetworkDenoiser(backbone, VPLinear(), "v_prediction", data_std=float(targets.std()))
+    gaussian = gaussian_part(targets, rank)
+    denoiser = ResidualDenoiser(backbone, training.schedule(gaussian.std), gaussian, gaussian.std)
     wrapped = denoiser if autoencoder is None else LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:])
     data: Any = sets
     if autoencoder is not None:
         assert isinstance(wrapped, LatentDiffusion)
         sets.layout = wrapped.latent_condition(Condition(maps={LAYOUT: layout})).maps[LAYOUT]
-    trained = suffuse.training.fit(
+    trained = training.train(
         denoiser,
         data,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
         objective=DenoisingObjective(
-            cond_dropout=style_dropout if encoder else 0.0, drop_names=(STYLE,) if encoder else None
+            time=training.levels(gaussian.std),
+            cond_dropout=style_dropout if encoder else 0.0,
+            drop_names=(STYLE,) if encoder else None,
         ),
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)),
         out=None if out is None else Path(out) / ("" if autoencoder is None else "stage2"),
         metadata={"system": "stedm", "source": source, "aggregation": aggregation},
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
     if not isinstance(wrapped, LatentDiffusion):

@@ -12,6 +12,7 @@ Li et al. (2024), "A Simple Approach to Unifying Diffusion-based Conditional Gen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ from torch import Tensor
 
 import suffuse
 from suffuse.errors import InvalidArgument
-from suffuse.joint import IndependentTimes, JointMonaiUNet, JointNetworkDenoiser, given
+from suffuse.joint import IndependentTimes, JointMonaiUNet, JointNetworkDenoiser, Streams, given
 from suffuse.samplers import DPMSolverPP, Sampler
-from suffuse.schedules import VPLinear
+from suffuse.schedules import EDM
 from suffuse.training import DenoisingObjective
 
-from ..nets import unet_settings
-from ..tissue_to_t1 import accelerator
+from .. import training
+from ..nets import ESTIMATE, SMALL, JointResidualDenoiser, gaussian_part, unet_settings
 
 __all__ = ["draw", "fit", "layout_of", "paint", "segment", "to_stream"]
 
@@ -48,7 +49,8 @@ def fit(
     images: Tensor,
     layout: Tensor,
     *,
-    channels: Sequence[int] = (32, 64),
+    channels: Sequence[int] = SMALL,
+    rank: int | None = 16,
     shared_time: bool = False,
     steps: int = 1000,
     batch_size: int = 16,
@@ -66,6 +68,7 @@ def fit(
         images: (N, C, *spatial) in [-1, 1].
         layout: (N, K, *spatial) one-hot, see ``stedm.layout_maps``.
         channels: of MONAI's UNet, to which ``unet`` are further arguments.
+        rank: of the Gaussian of each stream that the network starts from, see ``nets.gaussian_part``.
         shared_time: draw one time for both streams: the ablation, whose conditionals are wrong.
     """
     if len(images) != len(layout) or images.shape[2:] != layout.shape[2:]:
@@ -73,26 +76,34 @@ def fit(
     if layout.min() < 0 or layout.max() > 1:
         raise InvalidArgument(f"layout must lie in [0, 1], got [{layout.min():.3g}, {layout.max():.3g}]")
     torch.manual_seed(seed)
-    streams = {IMAGE: images.shape[1], MASK: layout.shape[1]}
-    backbone = JointMonaiUNet(images.ndim - 2, streams, **unet_settings(channels, **unet))
-    stream = to_stream(layout)
-    scales = {IMAGE: float(images.std()), MASK: float(stream.std())}
-    denoiser = JointNetworkDenoiser(backbone, VPLinear(), streams, data_std=scales)
-    widths = (sum(streams.values()),) if shared_time else tuple(streams.values())
-    return suffuse.training.fit(
+    streams = Streams({IMAGE: images.shape[1], MASK: layout.shape[1]})
+    both = torch.cat([images, to_stream(layout)], dim=1)
+    gaussians = {name: gaussian_part(part, rank) for name, part in streams.split(both).items()}
+    scales = {name: gaussian.std for name, gaussian in gaussians.items()}
+    low, high = (training.schedule(scale) for scale in (min(scales.values()), max(scales.values())))
+    settings = unet_settings(channels, maps={ESTIMATE: streams.total}, **unet)
+    denoiser = JointResidualDenoiser(
+        JointMonaiUNet(images.ndim - 2, streams.channels, **settings),
+        EDM(low.sigma_min, high.sigma_max),
+        streams.channels,
+        gaussians,
+        scales,
+    )
+    widths = (streams.total,) if shared_time else tuple(streams.channels.values())
+    levels = training.levels(math.prod(scales.values()) ** 0.5)
+    return training.train(
         denoiser,
-        torch.cat([images, stream], dim=1),
+        both,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
         objective=DenoisingObjective(
-            time=IndependentTimes(widths, clean=0.0 if shared_time else 0.2), cond_dropout=0.0
+            time=IndependentTimes(widths, levels, clean=0.0 if shared_time else 0.2), cond_dropout=0.0
         ),
-        ema_decay=min(0.999, 1 - 20 / max(steps, 100)),
         out=out,
         metadata=metadata,
         seed=seed,
-        accelerator=accelerator(device),
+        device=device,
         progress=progress,
     )
 

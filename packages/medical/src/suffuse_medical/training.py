@@ -1,0 +1,78 @@
+r"""How the denoisers of this package are trained: which noise, which levels, how long an average. One place for all.
+
+With s the standard deviation of what is left of the images around their mean (``nets.centred``):
+
+    schedule   EDM from 0.005 s, less than can be seen, to 100 s, where nothing of an image is left
+    levels     log kappa ~ N(log s, 1.5^2): half of them within a factor of three of s, where images take shape
+
+A schedule or levels that do not know s are spent where nothing happens: of the uniform times of a variance-preserving
+schedule two thirds lie where slices with s = 0.2 are noise. Karras et al. (2022), arXiv:2206.00364, for s = 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+import suffuse
+from suffuse import Condition
+from suffuse.schedules import EDM
+from suffuse.training import LogNormalKappa
+from suffuse.training.objective import Objective
+
+__all__ = ["accelerator", "levels", "schedule", "train"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def schedule(data_std: float) -> EDM:
+    """The noise of data with this standard deviation."""
+    return EDM(sigma_min=0.005 * data_std, sigma_max=100 * data_std)
+
+
+def levels(data_std: float, spread: float = 1.5) -> LogNormalKappa:
+    """Which levels of it a network is trained at."""
+    return LogNormalKappa(math.log(data_std), spread)
+
+
+def accelerator(device: str) -> str:
+    """Lightning's name of a torch device (``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``)."""
+    return {"cuda": "gpu"}.get(device.partition(":")[0], device)
+
+
+def train(
+    model: M,
+    data: Any,
+    *,
+    objective: Objective,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    cond: Condition | None = None,
+    ema_decay: float | None = None,
+    out: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    seed: int,
+    device: str,
+    progress: bool,
+) -> M:
+    """:func:`suffuse.training.fit` on a torch device, weights averaged over about its last twentieth."""
+    return suffuse.training.fit(
+        model,
+        data,
+        cond=cond,
+        objective=objective,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        ema_decay=min(0.999, 1 - 20 / max(steps, 100)) if ema_decay is None else ema_decay,
+        out=out,
+        metadata=metadata,
+        seed=seed,
+        accelerator=accelerator(device),
+        progress=progress,
+    )

@@ -1,0 +1,102 @@
+"""Denoisers that start from a Gaussian: exact for it without any training, in one stream and in several."""
+
+import pytest
+import torch
+
+import suffuse
+from suffuse.errors import InvalidArgument
+from suffuse.exact import GaussianDenoiser
+from suffuse.joint import JointMonaiUNet, given
+from suffuse.nets import MonaiUNet
+from suffuse.schedules import EDM, VPCosine
+from suffuse_medical.nets import (
+    ESTIMATE,
+    GaussianPart,
+    JointResidualDenoiser,
+    ResidualDenoiser,
+    gaussian_part,
+    unet_settings,
+)
+
+SHAPE = (1, 4, 6)
+
+
+def _images(n, shape=SHAPE):
+    """Of three directions, a variance of its own in every voxel, and a mean."""
+    size = torch.Size(shape).numel()
+    directions, detail, mean = torch.randn(3, size), 0.1 + 0.2 * torch.rand(size), 2 * torch.randn(size)
+    return (mean + torch.randn(n, 3) @ directions + detail * torch.randn(n, size)).unflatten(1, shape)
+
+
+def _unet(channels=1):
+    return MonaiUNet(2, channels, maps={ESTIMATE: channels}, **unet_settings((8,)))
+
+
+def _covariance(gaussian):
+    basis = gaussian.basis
+    return basis @ gaussian.variances.diag() @ basis.T + gaussian.psi.flatten().diag()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def test_it_finds_mean_directions_and_detail():
+    images = _images(4000)
+    gaussian = gaussian_part(images, 3)
+    sample = images.flatten(1).T.cov()
+    assert torch.allclose(gaussian.mean, images.mean(0), atol=1e-5)
+    assert (_covariance(gaussian) - sample).norm() < 0.02 * sample.norm()
+    assert gaussian.std == pytest.approx(float(sample.trace() / 24) ** 0.5, rel=0.01)
+    assert gaussian_part(images[:16], 16).rank == 2 and gaussian_part(images, None).mean.shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize("schedule", [VPCosine(), EDM(0.01, 50)])
+@pytest.mark.parametrize("rank", [0, 3])
+def test_without_training_it_is_the_exact_denoiser_of_its_gaussian(schedule, rank):
+    gaussian = gaussian_part(_images(500), rank)
+    denoiser = ResidualDenoiser(_unet(), schedule, gaussian, gaussian.std)  # MONAI's output starts at zero
+    exact = GaussianDenoiser(gaussian.mean, _covariance(gaussian), schedule)
+    for t in (0.1, torch.tensor([0.2, 0.5, 0.9])):
+        x = gaussian.mean + torch.randn(3, *SHAPE)
+        assert torch.allclose(denoiser(x, t), exact(x, t).to(x.dtype), atol=2e-4)
+
+
+def test_the_network_is_scaled_to_what_the_gaussian_does_not_know():
+    images, schedule = _images(4000), EDM(0.01, 50)
+    gaussian = gaussian_part(images, 3)
+    for kappa in (0.1, 1.0):
+        t = torch.tensor([schedule.t_of_kappa(kappa)])
+        level = schedule.level(t, like=images)
+        x = schedule.add_noise(images, t, torch.randn_like(images))
+        error = images - gaussian.posterior(gaussian.deviation(x, level.alpha), level.alpha, level.sigma)
+        normalised = error / gaussian.spread(level.alpha, level.sigma)
+        assert torch.allclose(normalised.square().mean(0), torch.ones(SHAPE), atol=0.15)
+
+
+def test_a_checkpoint_keeps_its_gaussian_and_refuses_other_sizes(tmp_path):
+    gaussian = gaussian_part(_images(64, (1, 8, 8)), 4)
+    denoiser = ResidualDenoiser(_unet(), EDM(), gaussian, gaussian.std).eval()
+    suffuse.hub.save(denoiser, tmp_path)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(suffuse.hub.load(tmp_path)(x, 0.5), denoiser(x, 0.5))
+    with pytest.raises(InvalidArgument, match="rank=None"):
+        denoiser(torch.randn(2, 1, 16, 16), 0.5)
+    anywhere = ResidualDenoiser(_unet(), EDM(), GaussianPart((1, 1, 1)), 1.0)
+    assert anywhere(torch.randn(2, 1, 16, 16), 0.5).shape == (2, 1, 16, 16)
+    with pytest.raises(InvalidArgument, match="rank"):
+        gaussian_part(x, -1)
+
+
+def test_streams_have_gaussians_and_levels_of_their_own():
+    streams = {"image": 1, "mask": 2}
+    gaussians = {"image": gaussian_part(_images(200), 2), "mask": gaussian_part(_images(200, (2, 4, 6)), 0)}
+    backbone = JointMonaiUNet(2, streams, maps={ESTIMATE: 3}, **unet_settings((8,)))
+    joint = JointResidualDenoiser(backbone, EDM(0.01, 50), streams, gaussians, {k: g.std for k, g in gaussians.items()})
+    held = given(joint, {"mask": torch.randn(2, 2, 4, 6)})  # the untrained network knows of no relation
+    alone = GaussianDenoiser(gaussians["image"].mean, _covariance(gaussians["image"]), joint.schedule)
+    x = torch.randn(2, *SHAPE)
+    assert torch.allclose(held(x, 0.6), alone(x, 0.6).to(x.dtype), atol=2e-4)
+    level = joint.schedule.level(torch.rand(2, 3, dtype=torch.float64), like=torch.zeros(2, 3, 4, 6))
+    assert joint.coefficients(level)[1].shape == (2, 3, 4, 6)
