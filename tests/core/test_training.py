@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import suffuse
 from suffuse import Condition, NetworkDenoiser, hub
+from suffuse.denoiser import FunctionDenoiser
 from suffuse.errors import CheckpointError, InvalidArgument, SuffuseError, TrainingDiverged
 from suffuse.exact import GaussianDenoiser
 from suffuse.nets import DiT
@@ -25,6 +26,13 @@ from suffuse.training import (
     fit,
 )
 from suffuse.training.state import read_state, write_state
+
+
+class AlsoTheMean(DenoisingObjective):
+    """|error|^2 + 3 |its mean|^2."""
+
+    def square(self, error):
+        return error.square() + 3 * error.mean(-1, keepdim=True).square()
 
 
 def small(seed=0, **options):
@@ -53,6 +61,17 @@ class Rows(Dataset):
 
 
 # --- the objective ----------------------------------------------------------------------------------------------
+
+
+def test_the_quadratic_form_can_be_another():
+    """An error that is the same everywhere counts four times in a form that adds three times that of the mean."""
+    everywhere = FunctionDenoiser(lambda x, t, cond: torch.ones_like(x), VPCosine())
+    x0 = torch.zeros(4, 1, 8)
+    plain, other = (
+        float(kind(weighting="sample")(everywhere, x0, generator=torch.Generator().manual_seed(0)))
+        for kind in (DenoisingObjective, AlsoTheMean)
+    )
+    assert plain == pytest.approx(1.0) and other == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("schedule", [VPLinear(), EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
