@@ -160,6 +160,7 @@ def volume_fraction(
 # --- conditional latent diffusion -------------------------------------------------------------------------------
 
 #: Sizes of all stages by name: "cpu" takes minutes on one core, "gpu" an hour on one GPU; "smoke" shows that it runs.
+#: There are ``latent_channels`` for each phase beyond the first.
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "shape": (16, 16, 8), "trajectories": 12, "snapshots": 2, "latent_channels": 2, "autoencoder_widths": (8, 8),
@@ -169,12 +170,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "shape": (16, 16, 16), "trajectories": 112, "snapshots": 4, "latent_channels": 4,
         "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 150, "widths": (96,),
-        "blocks": 2, "steps": 600, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "blocks": 2, "steps": 700, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (32, 64), "autoencoder_steps": 400, "predictor_steps": 250, "widths": (128,),
-        "blocks": 2, "steps": 900, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (32, 64), "autoencoder_steps": 500, "predictor_steps": 250, "widths": (128,),
+        "blocks": 2, "steps": 1100, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "gpu": {
         "shape": (128, 128, 64), "trajectories": 3000, "snapshots": 4, "latent_channels": 4,
@@ -293,7 +294,7 @@ def ldm(
     precision = "bf16-mixed" if device.startswith("cuda") else "32-true"
     film = facts.get("boundary") == "film"
     autoencoder = train_autoencoder(
-        train, latent_channels=sizes["latent_channels"], widths=sizes["autoencoder_widths"],
+        train, latent_channels=sizes["latent_channels"] * (train.phases - 1), widths=sizes["autoencoder_widths"],
         steps=sizes["autoencoder_steps"], batch_size=sizes["autoencoder_batch"], film=film,
         out=out / "autoencoder", precision=precision, **common,
     ).to(device)  # fmt: skip

@@ -16,6 +16,7 @@ from suffuse.bench import Run
 
 if TYPE_CHECKING:
     from ..data import Volumes
+    from ..microstructure import Microstructure
     from ..pipeline import MicrostructurePipeline
 
 #: The preset by profile, where there is no GPU.
@@ -54,6 +55,27 @@ def trained(run: Run, system: str) -> Trained:
     shape = "x".join(map(str, train.shape))
     clock = json.loads((folder / CLOCK).read_text())
     return Trained(system, pipeline, train, test, f"{system} {shape}", clock["wall"], clock["processor"])
+
+
+def resimulated(run: Run, model: Trained, test: Any) -> list[Microstructure]:
+    """Each held-out volume simulated again, from its process parameters and another start."""
+    import torch
+
+    from ..data.simulated import SYSTEMS as KNOWN
+    from ..data.spinodal import mixed_seed
+    from ..microstructure import Microstructure
+
+    system = KNOWN[model.system]
+    equation = system.equation(boundary=model.pipeline.model.facts["boundary"])
+    made = []
+    for i in range(len(test)):
+        drawn = {name: test.attributes[name][i : i + 1].float() for name in system.ranges}
+        generator = [torch.Generator().manual_seed(mixed_seed(run.seed + 900_000, i))]
+        u = equation.start(system.mean(drawn), test.shape, generator, system.noise).to(run.device)
+        history = {"chi": drawn["chi"]} if "chi" in drawn else {}
+        labels = system.label(equation.run(u, [float(test.attributes["time"][i])], history=history))
+        made.append(Microstructure(labels[0, 0].cpu().numpy(), periodic=equation.periodic))
+    return made
 
 
 def _preset(run: Run) -> str:

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
 
-from .models import SYSTEMS, Trained, trained
+from .models import SYSTEMS, Trained, resimulated, trained
 
 if TYPE_CHECKING:
     from ..microstructure import Microstructure
     from ..parity import ParityReport
 
-REQUESTS = {"quick": 32, "full": 64}
+REQUESTS = {"quick": 64, "full": 96}
 #: Fixed requests, and structures of each, for diversity.
-FIXED = {"quick": (4, 4), "full": (8, 4)}
+FIXED = {"quick": (4, 4), "full": (8, 8)}
 #: Steps of the voxel model, which gets about the seconds that the latent one has.
 VOXEL: dict[str, dict[str, Any]] = {
     "quick": {"steps": 100, "batch_size": 8, "widths": (16, 32)},
-    "full": {"steps": 150, "batch_size": 8, "widths": (24, 64)},
+    "full": {"steps": 200, "batch_size": 8, "widths": (24, 64)},
 }
 STEPS = 15
 #: Of which the best is taken, and the strength of guidance, of two rows.
@@ -81,6 +81,7 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
     import numpy as np
     import torch
 
+    from .. import metrics
     from ..baselines import GaussianField
     from ..parity import ParityReport
 
@@ -108,10 +109,10 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
         dataset=model.dataset, method="ldm", metric="out-of-hull", value=float(outside.double().mean()),
         better="lower", n=count,
     )  # fmt: skip
-    for name in names:
+    for i, name in enumerate(names):
         guess = np.array([ms.attributes[f"predicted_{name}"] for ms in made])
         run.row(
-            dataset=model.dataset, method="ldm", metric="r2-self", value=_r2(requested[:, names.index(name)], guess),
+            dataset=model.dataset, method="ldm", metric="r2-self", value=metrics.r2(requested[:, i], guess),
             better="higher", setting={"descriptor": report.label[name]}, n=count,
         )  # fmt: skip
     add(f"ldm, best of {CANDIDATES}", asked, candidates=CANDIDATES)
@@ -123,7 +124,7 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
     add("unconditional", None, n=count)
     report.add("nearest", train[_nearest(train, names, requested)].microstructures())
     start = time.perf_counter()
-    again = _resimulated(run, model, test)
+    again = resimulated(run, model, test)
     report.add("resimulated (reference)", again, (time.perf_counter() - start) / count)
     if train.phases == 2:
         field = GaussianField(train[:128].microstructures())
@@ -141,12 +142,6 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
     return report, names
 
 
-def _r2(requested: Any, obtained: Any) -> float:
-    from .. import metrics
-
-    return metrics.r2(requested, obtained)
-
-
 def _nearest(train: Any, names: tuple[str, ...], requested: Any) -> list[int]:
     """The training volume whose descriptors are nearest, in standard deviations."""
     import torch
@@ -154,27 +149,6 @@ def _nearest(train: Any, names: tuple[str, ...], requested: Any) -> list[int]:
     table = train.table(names).double()
     std = table.std(0)
     return torch.cdist(torch.from_numpy(requested) / std, table / std).argmin(1).tolist()
-
-
-def _resimulated(run: Run, model: Trained, test: Any) -> list[Microstructure]:
-    """Each held-out volume simulated again, from its process parameters and another start."""
-    import torch
-
-    from ..data.simulated import SYSTEMS as KNOWN
-    from ..data.spinodal import mixed_seed
-    from ..microstructure import Microstructure
-
-    system = KNOWN[model.system]
-    equation = system.equation(boundary=model.pipeline.model.facts["boundary"])
-    made = []
-    for i in range(len(test)):
-        drawn = {name: test.attributes[name][i : i + 1].float() for name in system.ranges}
-        generator = [torch.Generator().manual_seed(mixed_seed(run.seed + 900_000, i))]
-        u = equation.start(system.mean(drawn), test.shape, generator, system.noise).to(run.device)
-        history = {"chi": drawn["chi"]} if "chi" in drawn else {}
-        labels = system.label(equation.run(u, [float(test.attributes["time"][i])], history=history))
-        made.append(Microstructure(labels[0, 0].cpu().numpy(), periodic=equation.periodic))
-    return made
 
 
 def _voxel(run: Run, model: Trained, names: tuple[str, ...]) -> Any:
@@ -209,7 +183,7 @@ def _diversity(run: Run, model: Trained, names: tuple[str, ...]) -> None:
     repeated = [i for i in range(groups) for _ in range(size)]
     asked = {p: test.attributes[p][repeated].tolist() for p in model.pipeline.model.facts["process"]}
     made = model.pipeline(asked, steps=STEPS, seed=run.seed + 2, measured=False)
-    real = _resimulated(run, model, test[repeated])
+    real = resimulated(run, model, test[repeated])
     cut = lambda some: [some[g * size : (g + 1) * size] for g in range(groups)]  # noqa: E731
     ours, theirs = spread(cut(made), names), spread(cut(real), names)
     for name, value in ours.items():

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
 
-from .models import SYSTEMS, Trained, trained
-from .parity import STEPS, _resimulated
+from .models import SYSTEMS, Trained, resimulated, trained
+from .parity import REQUESTS, STEPS
 
 if TYPE_CHECKING:
     import numpy as np
-
-REQUESTS = {"quick": 32, "full": 64}
 
 
 @benchmark(
@@ -31,6 +29,8 @@ def process(run: Run) -> None:
     parameters fix, from pairs of simulations: no predictor of a descriptor from the parameters can be above it.
     """
     import numpy as np
+
+    from .. import metrics
 
     for system in SYSTEMS:
         with run.stage(f"train {system}"):
@@ -53,7 +53,7 @@ def process(run: Run) -> None:
             )
             for method, values in scores.items():
                 for i, name in enumerate(names):
-                    _row(run, model, method, "r2", _r2(truth[:, i], values[:, i]), name, "higher", len(test))
+                    _row(run, model, method, "r2", metrics.r2(truth[:, i], values[:, i]), name, "higher", len(test))
             for i, name in enumerate(names):
                 inside = np.abs(truth[:, i] - mean[:, i]) <= 1.645 * std[:, i]
                 _row(run, model, "simulated", "coverage-90", float(inside.mean()), name, "higher", len(test))
@@ -62,7 +62,7 @@ def process(run: Run) -> None:
         with run.stage(f"ceiling {system}"):
             from ..descriptors import measure_all
 
-            again = measure_all(_resimulated(run, model, test), asked)
+            again = measure_all(resimulated(run, model, test), asked)
             first = test.table(asked).double().numpy()
             for i, name in enumerate(asked):
                 within = float(((first[:, i] - again[name]) ** 2).mean() / 2)
@@ -107,12 +107,6 @@ def _regression(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
     centre, scale = x.mean(0), x.std(0)
     x, new = (x - centre) / scale, (new - centre) / scale
     return np.stack([VolumeFractionOnly(x, column, degree=2)(new) for column in y.T], 1)
-
-
-def _r2(requested: Any, obtained: Any) -> float:
-    from .. import metrics
-
-    return metrics.r2(requested, obtained)
 
 
 def _row(run: Run, model: Trained, method: str, metric: str, value: float, name: str, better: Any, n: int) -> None:
