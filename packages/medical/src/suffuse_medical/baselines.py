@@ -18,7 +18,9 @@ from suffuse.hub import serializable
 
 from .data.slices import Slices
 from .data.template import TISSUES
+from .nets import SMALL, direct_unet
 from .operators import Operator
+from .training import train_directly
 
 
 @serializable
@@ -78,29 +80,19 @@ class UNetRegression:
         self.network, self.steps, self.batch_size, self.lr, self.seed = network, steps, batch_size, lr, seed
 
     def fit(self, slices: Slices) -> Self:
-        device = next(self.network.parameters()).device
         generator = torch.Generator().manual_seed(self.seed)
-        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
-        self.network.train()
-        for _ in range(self.steps):
+
+        def batch() -> tuple[Tensor, Tensor]:
             rows = torch.randint(len(slices), (self.batch_size,), generator=generator)
-            loss = F.mse_loss(self._predict(slices.tissue[rows].to(device)), slices.image[rows].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        self.network.eval()
+            return slices.tissue[rows], slices.image[rows]
+
+        train_directly(self.network, batch, F.mse_loss, self.steps, self.lr)
         return self
 
     @torch.no_grad()
     def predict(self, tissue: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
-        return torch.cat([self._predict(part.to(device)).cpu() for part in tissue.split(64)])
-
-    def _predict(self, tissue: Tensor) -> Tensor:
-        output: Tensor = self.network(tissue)
-        return output
+        return torch.cat([self.network(part.to(device)).cpu() for part in tissue.split(64)])
 
 
 # --- reconstruction ---------------------------------------------------------------------------------------------
@@ -177,7 +169,7 @@ class UNetSegmentation:
         self,
         classes: int,
         in_channels: int = 1,
-        channels: Sequence[int] = (32, 64),
+        channels: Sequence[int] = SMALL,
         factor: int = 2,
         *,
         steps: int,
@@ -186,34 +178,19 @@ class UNetSegmentation:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        from monai.networks.nets import DiffusionModelUNet
-
-        from .nets import unet_settings
-        from .tissue_to_t1 import AtTimeZero
-
         torch.manual_seed(seed)
-        unet = DiffusionModelUNet(
-            spatial_dims=2, in_channels=in_channels * factor**2, out_channels=classes * factor**2,
-            **unet_settings(channels),
-        )  # fmt: skip
-        self.network = nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor)).to(device)
+        self.network = direct_unet(in_channels, classes, channels, factor).to(device)
         self.steps, self.batch_size, self.lr, self.seed = steps, batch_size, lr, seed
 
     def fit(self, images: Tensor, target: Tensor) -> Self:
         """On images (N, C, H, W) and one-hot targets (N, classes, H, W)."""
-        device = next(self.network.parameters()).device
         generator = torch.Generator().manual_seed(self.seed)
-        optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps)
-        self.network.train()
-        for _ in range(self.steps):
+
+        def batch() -> tuple[Tensor, Tensor]:
             rows = torch.randint(len(images), (self.batch_size,), generator=generator)
-            loss = F.cross_entropy(self.network(images[rows].to(device)), target[rows].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-        self.network.eval()
+            return images[rows], target[rows]
+
+        train_directly(self.network, batch, F.cross_entropy, self.steps, self.lr)
         return self
 
     @torch.no_grad()

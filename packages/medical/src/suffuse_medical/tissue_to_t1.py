@@ -32,7 +32,7 @@ from .baselines import PatchRegression
 from .data.geometry import Geometry, plain, resample
 from .data.slices import Slices, to_intensity
 from .data.template import TISSUES
-from .nets import SMALL, SubpixelUNet, unet_settings
+from .nets import SMALL, SubpixelUNet, direct_unet, unet_settings
 from .prediction import Prediction
 
 
@@ -119,27 +119,9 @@ def fit(
     return trained
 
 
-class AtTimeZero(nn.Module):
-    """A diffusion UNet as a plain network: the timestep is always 0."""
-
-    def __init__(self, unet: nn.Module) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.unet(x, torch.zeros(len(x), device=x.device))
-        return output
-
-
 def regression_network(channels: Sequence[int] = SMALL) -> nn.Module:
     """The same UNet from the tissue map alone, for the baseline."""
-    from monai.networks.nets import DiffusionModelUNet
-
-    factor = 2
-    unet = DiffusionModelUNet(
-        spatial_dims=2, in_channels=len(TISSUES) * factor**2, out_channels=factor**2, **unet_settings(channels)
-    )
-    return nn.Sequential(nn.PixelUnshuffle(factor), AtTimeZero(unet), nn.PixelShuffle(factor))
+    return direct_unet(len(TISSUES), 1, channels)
 
 
 def predict(

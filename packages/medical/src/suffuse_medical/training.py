@@ -12,11 +12,12 @@ schedule two thirds lie where slices with s = 0.2 are noise. Karras et al. (2022
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 import suffuse
 from suffuse import Condition
@@ -24,7 +25,7 @@ from suffuse.schedules import EDM
 from suffuse.training import LogNormalKappa
 from suffuse.training.objective import Objective
 
-__all__ = ["accelerator", "levels", "schedule", "train"]
+__all__ = ["accelerator", "levels", "schedule", "train", "train_directly"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -76,3 +77,24 @@ def train(
         accelerator=accelerator(device),
         progress=progress,
     )
+
+
+def train_directly(
+    network: M,
+    batch: Callable[[], tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor],
+    steps: int,
+    lr: float,
+) -> M:
+    """A plain network (a baseline, a segmenter) trained on ``steps`` batches (input, target), by AdamW in one cycle."""
+    device = next(network.parameters()).device
+    optimiser = torch.optim.AdamW(network.parameters(), lr=lr)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
+    network.train()
+    for _ in range(steps):
+        x, y = (part.to(device) for part in batch())
+        optimiser.zero_grad()
+        loss(network(x), y).backward()
+        optimiser.step()
+        cycle.step()
+    return network.eval()

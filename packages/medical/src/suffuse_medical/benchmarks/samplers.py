@@ -168,9 +168,10 @@ def _figure(drawn: dict[tuple[str, int], Tensor], errors: dict[tuple[str, int], 
     few = size.ours[1]
     shown = [("DPM-Solver++ (2M)", few), ("DDIM", few), ("MONAI DDIM", size.ddim[0]), ("MONAI DDIM", size.ddim[-2])]
     shown += [("MONAI DDPM", size.ddpm[0]), ("MONAI DDPM", size.ddpm[-1])]
-    figure = plt.figure(figsize=(9.5, 9))
-    grid = figure.add_gridspec(4, len(shown), height_ratios=(2.4, 1, 1, 1), hspace=0.35, wspace=0.03)
-    axis = figure.add_subplot(grid[0, :])
+    figure = plt.figure(figsize=(9.5, 8.5))
+    above, below = figure.subfigures(2, height_ratios=(1, 1.4))
+    axis = above.subplots()
+    pictures = below.subplots(3, len(shown))
     for label in dict.fromkeys(label for label, _ in drawn if "DDPM" not in label):
         points = sorted((calls, errors[name, calls]) for name, calls in drawn if name == label)
         axis.plot(*zip(*points, strict=True), "o--" if "MONAI" in label else "o-", label=label, markersize=4)
@@ -178,9 +179,11 @@ def _figure(drawn: dict[tuple[str, int], Tensor], errors: dict[tuple[str, int], 
     axis.legend(fontsize=7, ncols=2)
     for column, (label, calls) in enumerate(shown):
         for k in range(3):
-            small = figure.add_subplot(grid[k + 1, column])
+            small = pictures[k, column]
             small.imshow(to_intensity(drawn[label, calls][k, 0]).T.flip(0).numpy(), cmap="gray", vmin=0, vmax=1)
             small.set_axis_off()
             if k == 0:
                 small.set_title(f"{label}, {calls}", fontsize=7)
+    above.subplots_adjust(bottom=0.18)
+    below.subplots_adjust(left=0, right=1, bottom=0, top=0.93, wspace=0.03, hspace=0.03)
     return figure

@@ -3,7 +3,7 @@
 from .monai import MonaiDenoiser, MonaiNetwork, schedule_of
 from .residual import ESTIMATE, GaussianPart, JointResidualDenoiser, ResidualDenoiser, gaussian_part
 from .settings import SMALL, unet_settings
-from .subpixel import SubpixelUNet
+from .subpixel import SubpixelUNet, direct_unet
 
 __all__ = [
     "ESTIMATE",
@@ -14,6 +14,7 @@ __all__ = [
     "MonaiNetwork",
     "ResidualDenoiser",
     "SubpixelUNet",
+    "direct_unet",
     "gaussian_part",
     "schedule_of",
     "unet_settings",

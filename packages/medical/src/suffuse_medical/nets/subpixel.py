@@ -9,9 +9,10 @@ network", arXiv:1609.05158.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from suffuse import Condition
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
+
+from .settings import unet_settings
 
 
 @serializable
@@ -48,3 +51,28 @@ class SubpixelUNet(nn.Module):
             cond = Condition(tokens=cond.tokens, maps=maps, masks=cond.masks)
         output = self.unet(F.pixel_unshuffle(x, self.factor), c_noise, cond)
         return F.pixel_shuffle(output, self.factor)
+
+
+class _AtTimeZero(nn.Module):
+    """A diffusion UNet as a plain network: the timestep is always 0."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.unet(x, torch.zeros(len(x), device=x.device))
+        return output
+
+
+def direct_unet(in_channels: int, out_channels: int, channels: Sequence[int], factor: int = 2) -> nn.Module:
+    """The same UNet as a plain network (B, in_channels, H, W) -> (B, out_channels, H, W): what is left is diffusion."""
+    from monai.networks.nets import DiffusionModelUNet
+
+    unet = DiffusionModelUNet(
+        spatial_dims=2,
+        in_channels=in_channels * factor**2,
+        out_channels=out_channels * factor**2,
+        **unet_settings(channels),
+    )
+    return nn.Sequential(nn.PixelUnshuffle(factor), _AtTimeZero(unet), nn.PixelShuffle(factor))

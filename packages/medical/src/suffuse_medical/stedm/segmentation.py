@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from suffuse.errors import InvalidArgument
 
+from ..training import train_directly
 from .data import layout_maps
 
 __all__ = ["PatientScores", "fit_segmenter", "patient_scores", "segment"]
@@ -52,24 +53,20 @@ def fit_segmenter(
         strides=(2,) * (len(channels) - 1), num_res_units=1, norm="INSTANCE",
     ).to(device)  # fmt: skip
     loss = DiceCELoss(softmax=True, to_onehot_y=True, lambda_dice=0.9, lambda_ce=0.1)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps)
     pools = [(images, labels)] if drawn is None else [(images, labels), drawn]
     share = (
         [batch_size]
         if drawn is None
         else [batch_size - round(batch_size * drawn_share), round(batch_size * drawn_share)]
     )
-    net.train()
-    for _ in range(steps):
+
+    def batch() -> tuple[Tensor, Tensor]:
         rows = [torch.randint(len(x), (k,), generator=generator) for (x, _), k in zip(pools, share, strict=True)]
-        x = torch.cat([pool[0][r] for pool, r in zip(pools, rows, strict=True)]).to(device)
-        y = torch.cat([pool[1][r] for pool, r in zip(pools, rows, strict=True)]).to(device)
-        optimiser.zero_grad()
-        loss(net(x), y[:, None]).backward()
-        optimiser.step()
-        schedule.step()
-    return net.eval()
+        x = torch.cat([pool[0][r] for pool, r in zip(pools, rows, strict=True)])
+        y = torch.cat([pool[1][r] for pool, r in zip(pools, rows, strict=True)])
+        return x, y[:, None]
+
+    return train_directly(net, batch, loss, steps, lr)
 
 
 @torch.no_grad()
