@@ -106,7 +106,6 @@ def test_presets_are_valid_estimators():
     for name, chosen in PRESETS.items():
         estimator = chosen.estimator(freqs.get(name, "h"), 24)
         assert estimator.context_length == chosen.context_length
-        assert estimator.forecasting.guidance_scale == chosen.guidance_scale
     assert preset("anything").estimator("h", 24).context_length == 168
 
 

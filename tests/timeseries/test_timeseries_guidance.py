@@ -7,7 +7,7 @@ from suffuse import samplers, schedules
 from suffuse.errors import InvalidArgument
 from suffuse.exact import GaussianDenoiser
 from suffuse_timeseries.tsdiff import ObservationSelfGuidance, quantile_levels
-from suffuse_timeseries.tsdiff.self_guidance import PostStep, ancestral
+from suffuse_timeseries.tsdiff.self_guidance import LineSearch, PostStep, ancestral
 
 SCHEDULE = schedules.VPCosine()
 LENGTH = 6
@@ -174,3 +174,52 @@ def test_bad_arguments_are_named(changes, message):
     values, observed = observations(2)
     with pytest.raises(InvalidArgument, match=message):
         ObservationSelfGuidance(denoiser, values, changes.pop("observed", observed), **changes)
+
+
+@pytest.mark.parametrize("kind", ["ms", "q"])
+def test_a_line_search_ends_where_the_energy_along_the_gradient_is_least(kind):
+    levels = quantile_levels(8).double() if kind == "q" else None
+    denoiser, _ = correlated()
+    plan = samplers.DDIM(steps=5).levels(SCHEDULE)
+    guided = ObservationSelfGuidance(denoiser, *observations(8), guidance_scale=LineSearch(plan), levels=levels)
+    level = plan[2]
+    x = torch.randn(8, 1, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain, end = denoiser(x, level.t), guided(x, level.t)
+    share = 1 - plan[3].kappa / level.kappa
+    move = share * (end - plain)  # what a step makes of it
+    assert move.abs().sum() > 0.1
+    grid = torch.linspace(0, 3, 601, dtype=torch.float64)
+    for row in range(8):
+        one = torch.zeros(8, 1, 1, dtype=torch.float64)
+        one[row] = 1  # other rows at their observations, without energy
+        along = [float(guided.energy(one * (plain + a * move) + (1 - one) * guided.values)) for a in grid]
+        assert along[200] <= min(along) + 1e-9  # a = 1
+        assert along[200] < along[0] or move[row].abs().sum() == 0
+
+
+@pytest.mark.parametrize("kind", ["ms", "q"])
+@pytest.mark.parametrize("steps", [3, 10])
+def test_a_line_search_reaches_the_observations_where_a_large_scale_diverges(kind, steps):
+    denoiser, _ = correlated()
+    levels = quantile_levels(64).double() if kind == "q" else None
+    sampler = samplers.DDIM(steps=steps)
+    plan = sampler.levels(SCHEDULE)
+    noise = torch.randn(64, 1, LENGTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def error(scale):
+        guided = ObservationSelfGuidance(denoiser, *observations(64), guidance_scale=scale, levels=levels)
+        samples = sampler(guided, x=SCHEDULE.sigma(1.0) * noise, dtype=torch.float64)
+        return float((samples[..., : LENGTH // 2] - 1.5).abs().mean())
+
+    assert error(LineSearch(plan)) < 0.35 * error(0.0)
+    assert error(LineSearch(plan)) < 0.5 * error(ancestral(200.0, plan))
+
+
+def test_a_line_search_without_observations_leaves_the_model_alone():
+    denoiser, _ = correlated()
+    plan = samplers.DDIM(steps=5).levels(SCHEDULE)
+    nothing = torch.zeros(4, 1, LENGTH, dtype=torch.float64)
+    for levels in (None, quantile_levels(4).double()):
+        guided = ObservationSelfGuidance(denoiser, nothing, nothing, guidance_scale=LineSearch(plan), levels=levels)
+        x = torch.randn(4, 1, LENGTH, dtype=torch.float64)
+        assert torch.equal(guided(x, 0.4), denoiser(x, 0.4))

@@ -33,7 +33,7 @@ def test_a_preset_is_the_published_configuration(name, tmp_path):
     estimator = preset(name).estimator(condition_dropout=1.0, trainer_kwargs={"default_root_dir": tmp_path})
     assert (estimator.freq, estimator.prediction_length, estimator.context_length) == (freq, horizon, context)
     assert estimator.scaling == "mean" and len(estimator.schedule.betas) == 100
-    assert estimator.forecasting.method == "q" and estimator.forecasting.guidance_scale == scale
+    assert estimator.forecasting.method == "q" and preset(name).guidance_scale == scale
     assert estimator.trainer_kwargs["max_steps"] == 12_800 and estimator.trainer_kwargs["gradient_clip_val"] == 0.5
     module = estimator.create_lightning_module()
     assert module.event_shape == (1 + lags, context + horizon)

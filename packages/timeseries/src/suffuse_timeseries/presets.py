@@ -23,7 +23,7 @@ class Preset:
         context_length: steps of a window before the horizon; None for 7 horizons.
         lags: whether the frequency's lags are further channels.
         scaling: ``mean`` or ``std``.
-        guidance_scale: s of the quantile guidance.
+        guidance_scale: s of the quantile guidance, for who asks with a scale; estimators ask without one.
         guidance_scale_ms: s of the mean-square guidance; None for an eighth of the other, as the paper's is not known.
         season: steps of one season, for seasonal naive; None for GluonTS's by frequency.
         freq, prediction_length: of the dataset, where they are part of its name.
@@ -56,13 +56,13 @@ class Preset:
         Training takes ``steps`` steps unless ``trainer_kwargs`` says how many.
         """
         from .tsdiff import Forecasting, TSDiffEstimator
+        from .tsdiff.module import Method
 
         freq, prediction_length = freq or self.freq, prediction_length or self.prediction_length
         if freq is None or prediction_length is None:
             raise InvalidArgument("freq and prediction_length must be given: this preset is of no particular dataset")
-        forecasting = settings.pop("forecasting", None) or Forecasting(
-            method="q" if settings.get("condition_dropout") == 1 else "cond", guidance_scale=self.guidance_scale
-        )
+        method: Method = "q" if settings.get("condition_dropout") == 1 else "cond"
+        forecasting = settings.pop("forecasting", None) or Forecasting(method)
         epoch = min(self.steps, 128)
         ours = {
             "context_length": self.context_length,

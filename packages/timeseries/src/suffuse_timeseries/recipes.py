@@ -46,7 +46,7 @@ def sample(
         method: cond, ms or q, see ``suffuse_timeseries.tsdiff``; default cond, or q for a purely unconditional model.
         sampler: ddpm, ddim, euler, heun or dpmpp-2m.
         steps: of the sampler.
-        guidance_scale: of ms and q; default the dataset's preset.
+        guidance_scale: of ms and q; by default none is needed, see ``suffuse_timeseries.tsdiff.Forecasting``.
         seed: of all random draws.
         device: cpu, cuda, mps or auto.
     """

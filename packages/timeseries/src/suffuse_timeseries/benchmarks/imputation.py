@@ -61,9 +61,7 @@ def patterns(loaded: Loaded, store: Store) -> None:
     solver: dict[str, Any] = {"sampler": task.sampler, "steps": task.sampling_steps}
     season = loaded.problem().season
     methods: dict[str, Filler] = {
-        "tsdiff-q": diffusion(
-            free.using(method="q", guidance_scale=loaded.tuned(store, free, "q", "cut"), **solver), task.samples
-        ),
+        "tsdiff-q": diffusion(free.using(method="q", **solver), task.samples),
         "tsdiff-cond": diffusion(told.using(method="cond", sampler="dpmpp-2m", steps=10), task.samples),
         "last value": classical("ffill"),
         "linear": classical("linear"),

@@ -83,8 +83,8 @@ def patterns(loaded: Loaded, store: Store) -> None:
         classical = {name: BASELINES[name](loaded.problem()).train(cut(loaded)) for name in ("seasonal-naive", "ridge")}
     solver: dict[str, Any] = {"sampler": task.sampler, "steps": task.sampling_steps}
     asked: dict[str, tuple[Any, dict[str, Any]]] = {
-        "tsdiff-q": (free, {"method": "q", "guidance_scale": loaded.tuned(store, free, "q", "cut"), **solver}),
-        "tsdiff-ms": (free, {"method": "ms", "guidance_scale": loaded.tuned(store, free, "ms", "cut"), **solver}),
+        "tsdiff-q": (free, {"method": "q", **solver}),
+        "tsdiff-ms": (free, {"method": "ms", **solver}),
         "tsdiff-cond": (told, {"method": "cond", "sampler": "dpmpp-2m", "steps": 10}),
         **{name: (predictor, {}) for name, predictor in classical.items()},
     }

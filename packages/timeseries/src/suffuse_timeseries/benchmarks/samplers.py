@@ -36,9 +36,9 @@ CHAIN = {True: (), False: (100,)}  # and these for DDPM
 )
 def samplers(run: Run) -> None:
     """CRPS of quantile-guided forecasts of one unconditional model against evaluations of the network (each with its
-    gradient). All are weighted as the paper's DDPM, by the level that a step leads to, and have one scale s;
-    ``constant`` is the weighting of the official code's DDIM, and ``ddpm, post-step`` is guided after each step as that
-    code does, with two evaluations a step.
+    gradient). Guidance goes as far as the energy falls along its gradient; with a ``scale`` it is as the paper has it,
+    one s for all, weighted by the level that a step leads to. ``post-step`` is guided after each step as the
+    official code does, with two evaluations a step.
     """
     from .store import Store
 
@@ -62,22 +62,23 @@ def curves(loaded: Loaded, store: Store) -> None:
         if not (name == "heun" and n % 2)
     ]
     asked += [
-        (f"{name}, constant", n, {"sampler": name, "steps": n, "weighting": "constant"})
-        for name in ("ddim", "dpmpp-2m")
-        for n in EVALUATIONS[run.quick]
+        (f"{name}, scale", n, {"sampler": name, "steps": n, "guidance_scale": scale})
+        for name in ("ddim", "dpmpp-2m", "ddpm")
+        for n in (*EVALUATIONS[run.quick], *(CHAIN[run.quick] if name == "ddpm" else ()))
     ]
     most = max(n for _, n, _ in asked)
-    asked.append(("ddpm, post-step", most, {"sampler": "ddpm", "steps": most // 2, "post_step": True}))
+    late = {"sampler": "ddpm", "steps": most // 2, "post_step": True, "guidance_scale": scale}
+    asked.append(("ddpm, scale, post-step", most, late))
     scores: dict[str, list[tuple[int, float]]] = {}
     for name, nfe, how in asked:
         with run.stage(f"{loaded.task.dataset}: {name}, {nfe}"):
-            crps, seconds = one(loaded, store, model, {"guidance_scale": scale, **how})
+            crps, seconds = one(loaded, store, model, {"guidance_scale": None, **how})
         run.row(dataset=loaded.name, method=name, metric="CRPS", value=crps, better="lower", setting={"nfe": nfe},
                 seconds=seconds)  # fmt: skip
         scores.setdefault(name, []).append((nfe, crps))
     short, name = min((dict(points)[20], name) for name, points in scores.items() if name in SOLVERS[:-1])
-    chain, long = max(scores["ddpm"])
-    run.note(f"{loaded.name}: CRPS {short:.4f} by {name} in 20 evaluations, {long:.4f} by DDPM in {chain}.")
+    chain, long = max(scores["ddpm, scale"])
+    run.note(f"{loaded.name}: CRPS {short:.4f} by {name} in 20 evaluations, {long:.4f} by the paper's DDPM in {chain}.")
     caption = f"{loaded.name}: CRPS of guided forecasts against evaluations of the network."
     run.figure(f"curves-{loaded.task.dataset}", plot(scores), caption)
 
@@ -104,10 +105,10 @@ def plot(scores: dict[str, list[tuple[int, float]]]) -> Figure:
     axes = figure.subplots()
     for name, points in scores.items():
         style: dict[str, Any] = {"marker": "o"}
-        if name.endswith("constant"):
-            style = {"color": "0.7", "marker": "s" if name.startswith("ddim") else "^"}
-        if name.startswith("ddpm"):
-            style = {"color": "black", "linewidth": 2, "marker": "o" if name == "ddpm" else "x"}
+        if "scale" in name:
+            style = {"color": "0.6", "marker": {"ddim, scale": "s", "ddpm, scale": "o"}.get(name, "^")}
+        if name.endswith("post-step"):
+            style = {"color": "black", "marker": "x"}
         axes.plot(*zip(*points, strict=True), markersize=5, label=name, **style)
     axes.set(xlabel="evaluations of the network", ylabel="CRPS", xscale="log", yscale="log")
     ticks = sorted({n for points in scores.values() for n, _ in points})

@@ -96,7 +96,7 @@ class Loaded:
         whole = (known.context_length or 7 * self.horizon) + self.horizon
         return (weak if method == "ms" else known.guidance_scale) * whole / (self.context + self.horizon)
 
-    def tuned(self, store: Store, model: TSDiffPredictor, method: str, part: str = "all") -> float:
+    def tuned(self, store: Store, model: TSDiffPredictor, method: str) -> float:
         """s with the least CRPS on the last horizons of some training series; the preset's in the quick profile."""
         from ..metrics import forecast, score
 
@@ -113,7 +113,7 @@ class Loaded:
             def make(scale: float = scale) -> tuple[list[Any], float]:
                 return forecast(model.using(guidance_scale=scale, **how), shown, self.task.samples), 0.0
 
-            facts = self.facts(what="tuning", part=part, samples=self.task.samples, guidance_scale=scale, **how)
+            facts = self.facts(what="tuning", part="all", samples=self.task.samples, guidance_scale=scale, **how)
             scores[scale] = score(store.forecasts(facts, shown, make)[0], shown)["CRPS"]
         return min(scores, key=scores.__getitem__)
 
@@ -185,8 +185,8 @@ PAPER: dict[str, Any] = {
 #: What two cores can do in some minutes per dataset and seed: every test series, with smaller networks, shorter
 #: training and windows, and fewer samples.
 CORES: dict[str, Any] = {
-    "steps": 1_000, "batch_size": 32, "width": 32, "state": 32, "lr": 2e-3, "samples": 16, "sampler": "dpmpp-2m",
-    "sampling_steps": 10, "rivals": ("deepar", "patchtst"), "rival_steps": 300,
+    "steps": 1_000, "batch_size": 32, "width": 32, "state": 32, "lr": 2e-3, "samples": 16, "sampler": "ddpm",
+    "sampling_steps": 50, "rivals": ("deepar", "patchtst"), "rival_steps": 300,
 }  # fmt: skip
 #: Contexts on a CPU; the paper has 312 to 360.
 SHORT = {"m4_hourly": 144, "exchange_rate_nips": 150}
@@ -213,7 +213,7 @@ def tasks(run: Run) -> list[Task]:
         sized = tuple(dataclasses.replace(task, context=SHORT.get(task.dataset), **CORES) for task in sized)
         run.note(
             f"On a CPU the full profile has shorter contexts, trains networks of width {CORES['width']} for "
-            f"{CORES['steps']} steps of {CORES['batch_size']} windows, and draws {CORES['samples']} samples in "
+            f"{CORES['steps']} steps of {CORES['batch_size']} windows, and draws {CORES['samples']} samples by DDPM in "
             f"{CORES['sampling_steps']} steps; on a GPU it has the paper's sizes, 100 samples and DDPM in 100 steps."
         )
     here = data.available(run.data)

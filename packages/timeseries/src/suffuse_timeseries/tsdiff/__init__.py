@@ -12,7 +12,7 @@ from .imputation import DiffusionImputation, Imputation, impute
 from .module import Forecasting, TSDiffModule
 from .predictor import TSDiffPredictor
 from .refinement import RefinedPredictor, Refinement, representative_time
-from .self_guidance import ObservationSelfGuidance, quantile_levels
+from .self_guidance import LineSearch, ObservationSelfGuidance, quantile_levels
 
 __all__ = [
     "AnomalyScorer",
@@ -20,6 +20,7 @@ __all__ = [
     "DiffusionImputation",
     "Forecasting",
     "Imputation",
+    "LineSearch",
     "ObservationSelfGuidance",
     "RefinedPredictor",
     "Refinement",

@@ -8,7 +8,7 @@ A model that was trained with the condition dropped in part of the windows does 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +21,11 @@ from torch import Tensor
 from suffuse import Condition, Denoiser, NetworkDenoiser, samplers
 from suffuse.errors import InvalidArgument, TrainingDiverged, unknown
 from suffuse.random import randn
-from suffuse.schedules import Schedule
+from suffuse.schedules import Level, Schedule
 from suffuse.training import EMA, DenoisingObjective
 
 from ..nets import S4D, S4DBackbone, TwoAxisBackbone
-from .self_guidance import ObservationSelfGuidance, PostStep, ancestral, quantile_levels
+from .self_guidance import LineSearch, ObservationSelfGuidance, PostStep, ancestral, quantile_levels
 from .windows import Window, training_mask, window
 
 __all__ = ["Forecasting", "TSDiffModule"]
@@ -48,18 +48,19 @@ class Forecasting:
         method: ``cond``, ``ms`` or ``q``.
         sampler: any of ``suffuse.samplers.SAMPLERS``, such as ``ddpm``, ``ddim``, ``dpmpp-2m`` or ``deis-2``.
         steps: its number of steps, which is the number of network evaluations (twice that for Heun).
-        guidance_scale: s of ``ms`` and ``q``; the paper takes 1 to 8 for ``q``, by data set.
+        guidance_scale: s of ``ms`` and ``q``; the paper takes 1 to 8 for ``q``, by data set. None, the default, needs
+            none: guidance goes as far as the energy falls along its gradient.
         grid: of ``suffuse.samplers.GRIDS``; default ``time`` for ``ddpm``, which with 100 steps is the paper's chain,
             and the sampler's own for others.
-        weighting: ``ancestral``, the paper's for DDPM, or ``constant``, the official code's for DDIM, which needs more
-            steps; see ``self_guidance``.
+        weighting: of s by level, ``ancestral``, the paper's for DDPM, or ``constant``, the official code's for DDIM,
+            which needs more steps; see ``self_guidance``.
         post_step: for ``ddpm``, whether guidance comes after each step, as in the official code, at twice the cost.
     """
 
     method: Method = "cond"
     sampler: str = "dpmpp-2m"
     steps: int = 20
-    guidance_scale: float = 4.0
+    guidance_scale: float | None = None
     grid: str | None = None
     weighting: Literal["ancestral", "constant"] = "ancestral"
     post_step: bool = False
@@ -71,7 +72,7 @@ class Forecasting:
             raise unknown("sampler", self.sampler, samplers.SAMPLERS)
         if self.steps < 1:
             raise InvalidArgument(f"steps must be at least 1, got {self.steps}")
-        if not self.guidance_scale >= 0:
+        if self.guidance_scale is not None and not self.guidance_scale >= 0:
             raise InvalidArgument(f"guidance_scale must be >= 0, got {self.guidance_scale}")
         if self.grid is not None and self.grid not in samplers.GRIDS:
             raise unknown("grid", self.grid, samplers.GRIDS)
@@ -79,11 +80,19 @@ class Forecasting:
             raise unknown("weighting", self.weighting, ("ancestral", "constant"))
         if self.post_step and self.sampler != "ddpm":
             raise InvalidArgument(f"post_step is a form of the sampler 'ddpm', got sampler={self.sampler!r}")
+        if self.guidance_scale is None and (self.post_step or self.weighting == "constant"):
+            raise InvalidArgument("post_step and weighting are of a guidance_scale; give one, such as 4.0")
 
     def build(self) -> samplers.Sampler:
         """The sampler."""
         grid = self.grid or ("time" if self.sampler == "ddpm" else None)
         return samplers.by_name(self.sampler, steps=self.steps, **({"grid": grid} if grid else {}))
+
+    def scale(self, levels: Sequence[Level]) -> float | Callable[[Level], float] | LineSearch:
+        """That of the guidance, for a sampler that visits these levels."""
+        if self.guidance_scale is None:
+            return LineSearch(levels)
+        return ancestral(self.guidance_scale, levels) if self.weighting == "ancestral" else self.guidance_scale
 
 
 class TSDiffModule(pl.LightningModule):
@@ -292,16 +301,16 @@ class TSDiffModule(pl.LightningModule):
             if not self.noise_observed:
                 constraint = samplers.Inpaint(values, known > 0, noised=False)
         else:
-            visited, s = self.sampler.levels(self.denoiser.schedule), how.guidance_scale
+            visited = self.sampler.levels(self.denoiser.schedule)
             guidance = ObservationSelfGuidance(
                 denoiser,
                 values,
                 known,
-                guidance_scale=ancestral(s, visited) if how.weighting == "ancestral" else s,
+                guidance_scale=how.scale(visited),
                 levels=levels if how.method == "q" else None,
             )
-            if how.post_step:
-                constraint = PostStep(guidance, s, visited, features)
+            if how.post_step and how.guidance_scale is not None:
+                constraint = PostStep(guidance, how.guidance_scale, visited, features)
             else:
                 denoiser = guidance
         return self.sampler(denoiser, x=torch.randn_like(values), cond=cond, constraint=constraint, dtype=values.dtype)

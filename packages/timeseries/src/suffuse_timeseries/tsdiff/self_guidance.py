@@ -24,6 +24,10 @@ On a fine grid that is s, except in the last steps, and nothing at the last. On 
 gradient were weighted where the step ends and not where it starts, and that serves every solver: with a constant s the
 first of five steps is far too long. The official code takes the gradient after the step, at the sample that the step
 made but with the noise level before it, which costs a second evaluation (``PostStep``).
+
+All of these need an s that suits the data, the length of the window and the steps: too small and the forecast ignores
+what was observed, too large and the steps overshoot and diverge. ``LineSearch`` has none. It goes, in every sample and
+at every evaluation, to where E is least along its gradient.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from suffuse import Condition, Denoiser
 from suffuse.errors import InvalidArgument
 from suffuse.schedules import Level
 
-__all__ = ["Likelihood", "ObservationSelfGuidance", "PostStep", "ancestral", "quantile_levels"]
+__all__ = ["Likelihood", "LineSearch", "ObservationSelfGuidance", "PostStep", "ancestral", "quantile_levels"]
 
 Likelihood = Literal["ms", "q"]
 
@@ -59,7 +63,8 @@ class ObservationSelfGuidance(Denoiser):
         denoiser: an unconditional denoiser (or a conditional one, used with its condition).
         values: observations y, (B, *event); ignored where the mask is 0.
         observed: mask m, (B, *event), 1 where there is an observation.
-        guidance_scale: s >= 0, or a function of the noise level, such as ``ancestral``; 0 is the identity.
+        guidance_scale: s >= 0, or a function of the noise level, such as ``ancestral``, or a ``LineSearch``; 0 is the
+            identity.
         levels: kappa of each sample, (B,), for the quantile energy; None for the mean-square energy.
     """
 
@@ -73,7 +78,7 @@ class ObservationSelfGuidance(Denoiser):
         values: Tensor,
         observed: Tensor,
         *,
-        guidance_scale: float | Callable[[Level], float] = 1.0,
+        guidance_scale: float | Callable[[Level], float] | LineSearch = 1.0,
         levels: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -81,7 +86,7 @@ class ObservationSelfGuidance(Denoiser):
             raise InvalidArgument(
                 f"values {tuple(values.shape)} and observed {tuple(observed.shape)} must have one shape"
             )
-        if not callable(guidance_scale) and not guidance_scale >= 0:
+        if isinstance(guidance_scale, (int, float)) and not guidance_scale >= 0:
             raise InvalidArgument(f"guidance_scale must be a number >= 0, got {guidance_scale}")
         if levels is not None and (levels.shape != values.shape[:1] or not bool(((levels > 0) & (levels < 1)).all())):
             raise InvalidArgument(
@@ -116,14 +121,76 @@ class ObservationSelfGuidance(Denoiser):
     def forward(self, x: Tensor, t: float | Tensor, cond: Condition | None = None) -> Tensor:
         level = self.schedule.level(t, like=x)
         scale = self.guidance_scale
-        if callable(scale):
-            if isinstance(level.kappa, Tensor):
-                raise InvalidArgument("guidance_scale as a function of the level needs one t for the whole batch")
-            scale = scale(level)
-        if not scale:
-            return self.denoiser(x, t, cond)
+        if not isinstance(scale, (int, float)) and isinstance(level.kappa, Tensor):
+            raise InvalidArgument("a guidance_scale that depends on the level needs one t for the whole batch")
+        if not isinstance(scale, LineSearch):
+            scale = scale(level) if callable(scale) else scale
+            if not scale:
+                return self.denoiser(x, t, cond)
         mean, gradient = self.mean_and_gradient(x, t, cond)
-        return mean - scale * level.sigma**2 / level.alpha * gradient
+        move = -(level.sigma**2) / level.alpha * gradient
+        if isinstance(scale, LineSearch):
+            error = (self.values - mean) * self.observed
+            return mean + scale(level, error, move * self.observed, self.levels) * move
+        return mean + scale * move
+
+
+class LineSearch:
+    """Guidance as far as the energy falls along its gradient, in place of a scale.
+
+    Guidance moves D by s g, g = -(sigma_t^2 / alpha_t) dE/dx. To first order a step from t to r brings the model's
+    estimate w = 1 - kappa_r / kappa_t of the way to D', so that with e = m (y - D) the best scale of a sample is
+
+        s = argmin_{a >= 0} E(e - a m g) / w.
+
+    For the mean square a = <e, g> / <g, g>; for a quantile E is piecewise linear in a with a kink at every e_i / g_i,
+    and a is the first kink behind which E rises, a weighted quantile of them.
+
+    Args:
+        levels: those that the sampler visits (``sampler.levels(schedule)``).
+    """
+
+    def __init__(self, levels: Sequence[Level]) -> None:
+        self.below = below(levels)
+
+    def __call__(self, level: Level, error: Tensor, move: Tensor, levels: Tensor | None) -> Tensor:
+        """s of each sample, (B, 1, ...).
+
+        Args:
+            level: of the evaluation.
+            error: m (y - D), (B, *event).
+            move: m g, (B, *event).
+            levels: kappa of each sample, (B, 1, ...), for the quantile energy; None for the mean-square energy.
+        """
+        e, g = error.flatten(1), move.flatten(1)
+        if levels is None:
+            a = (e * g).sum(1) / (g * g).sum(1).clamp_min(torch.finfo(g.dtype).tiny)
+        else:
+            a = least(e, g, levels.flatten(1))
+        share = 1 - self.below(level).kappa / level.kappa
+        return (a.clamp_min(0) / share).view(-1, *(1,) * (error.ndim - 1)) if share else a.new_zeros(())
+
+
+def least(e: Tensor, g: Tensor, kappa: Tensor) -> Tensor:
+    """argmin over a >= 0 of sum_i pinball_kappa(e_i - a g_i), (B,); e and g are (B, n), kappa (B, 1).
+
+    The slope at a = 0 is -sum_i g_i pinball'(e_i), and rises by abs(g_i) at every kink a = e_i / g_i > 0.
+    """
+    slope = -(g * torch.where(e > 0, kappa, kappa - 1)).sum(1, keepdim=True)
+    kink = torch.where((e * g > 0), e / g, torch.inf)
+    kink, order = kink.sort(1)
+    rises = slope + torch.where(kink.isfinite(), g.abs().gather(1, order), 0).cumsum(1)
+    first = (rises < 0).sum(1, keepdim=True).clamp_max(e.size(1) - 1)
+    a = kink.gather(1, first)[:, 0]
+    return torch.where((slope[:, 0] < 0) & a.isfinite(), a, 0)
+
+
+def below(levels: Sequence[Level]) -> Callable[[Level], Level]:
+    """The first of the levels a sampler visits that lies below a given one; below the lowest, itself."""
+    visited = sorted(levels, key=lambda level: level.kappa)
+    kappas = [level.kappa for level in visited]
+    # the given level may be one of them, rounded
+    return lambda t: visited[max(bisect.bisect_left(kappas, t.kappa * (1 - 1e-9)) - 1, 0)]
 
 
 def ancestral(scale: float, levels: Sequence[Level]) -> Callable[[Level], float]:
@@ -133,11 +200,10 @@ def ancestral(scale: float, levels: Sequence[Level]) -> Callable[[Level], float]
         scale: s.
         levels: those that the sampler visits (``sampler.levels(schedule)``); r is the first of them below t.
     """
-    visited = sorted(levels, key=lambda level: level.kappa)
-    kappas = [level.kappa for level in visited]
+    under = below(levels)
 
     def at(t: Level) -> float:
-        r = visited[max(bisect.bisect_left(kappas, t.kappa * (1 - 1e-9)) - 1, 0)]  # t itself may be rounded
+        r = under(t)
         return scale * (r.sigma**2 / r.alpha) / (t.sigma**2 / t.alpha)
 
     return at
