@@ -62,7 +62,7 @@ def test_style_images_may_have_another_size_than_what_is_drawn(dims):
         dims, 1, 2, StyleEncoder(dims, 1, 8, 2), num_res_blocks=1, norm_num_groups=2, **UNET
     )
     x, style = torch.randn(2, 1, *(8,) * dims), torch.randn(2, 2, 1, *(12,) * dims)
-    cond = Condition(maps={"layout": torch.zeros(2, 2, *(8,) * dims), "style": style})
+    cond = Condition(maps={"layout": torch.zeros(2, 2, *(8,) * dims), "style": style, "estimate": x})
     assert backbone(x, torch.zeros(2), cond).shape == x.shape
 
 
