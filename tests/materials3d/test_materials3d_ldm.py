@@ -13,6 +13,7 @@ from suffuse.errors import CheckpointError, InvalidArgument
 from suffuse_materials3d import MicrostructureLDM, MicrostructurePipeline, read_volume
 from suffuse_materials3d.attributes import AttributeScaler
 from suffuse_materials3d.data import Volumes, read_volumes, simulate_dataset
+from suffuse_materials3d.fractions import matching_shifts, requested_shares
 from suffuse_materials3d.ldm import (
     BoxMeanObjective,
     accuracy,
@@ -370,9 +371,29 @@ def test_matched_fractions_are_met_to_a_voxel(model):
     pipeline = MicrostructurePipeline(model)
     ms = pipeline({"vf_1": 0.5}, steps=2, match_fraction=True)[0]
     assert ms.labels.mean() == pytest.approx(ms.attributes["requested_vf_1"], abs=2 / ms.labels.size)
-    assert isinstance(ms.attributes["threshold_shift"], float)
+    assert ms.attributes["logit_shift_0"] == pytest.approx(-ms.attributes["logit_shift_1"])
     with pytest.raises(InvalidArgument, match="match_fraction needs a requested vf"):
         pipeline(None, steps=2, match_fraction=True)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.2, 0.3, 0.5), (0.02, 0.9, 0.08), (0.1, 0.2, 0.3, 0.4)])
+def test_shifts_give_every_phase_its_share(shares):
+    logits = np.random.default_rng(0).normal(size=(len(shares), 16, 16, 8)) * 3 + np.arange(len(shares)).reshape(
+        -1, 1, 1, 1
+    )
+    shifts = matching_shifts(logits, shares)
+    labels = (logits + shifts[:, None, None, None]).argmax(0)
+    assert np.bincount(labels.ravel()) / labels.size == pytest.approx(shares, abs=2 / labels.size)
+    assert shifts.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_shares_that_are_asked_for():
+    assert requested_shares({"requested_vf_0": 0.25, "requested_vf_2": 0.5}, 3) == [0.25, 0.25, 0.5]
+    assert requested_shares({"requested_volume_fraction": 0.25}, 2) == [0.75, 0.25]
+    with pytest.raises(InvalidArgument, match="all phases but one"):
+        requested_shares({"requested_vf_0": 0.25}, 3)
+    with pytest.raises(InvalidArgument, match="sum to one"):
+        requested_shares({"requested_vf_0": 0.75, "requested_vf_2": 0.5}, 3)
 
 
 def test_the_best_of_several_candidates_is_given(model):

@@ -25,6 +25,7 @@ from suffuse.samplers import DPMSolverPP, Sampler
 from .attributes import request_table
 from .data.spinodal import request
 from .descriptors import DESCRIPTORS, canonical, measure_all
+from .fractions import matching_shifts, requested_shares
 from .ldm import MicrostructureLDM
 from .microstructure import Microstructure
 from .nets import VoxelCodec
@@ -144,8 +145,8 @@ class MicrostructurePipeline:
             sampler: in the place of DPM-Solver++; ``steps`` is then its own.
             guide: in the place of classifier-free guidance: what makes the denoiser that is sampled.
             strict: raise for a request out of the hull of the data, instead of answering with the nearest feasible one.
-            match_fraction: two phases: move the threshold so that a requested ``vf_1`` (or ``vf_0``) is met to a voxel;
-                the shift is in ``attributes["threshold_shift"]``.
+            match_fraction: shift the logits of the phases so that the requested volume fractions (of all phases but
+                one, at least) are met to a voxel; the shifts are in ``attributes["logit_shift_0"]`` and so on.
             candidates: structures that are made and measured for each that is given: the one that has what was asked
                 for, by the sum of squared errors in standard deviations of the data. The first candidate is what
                 ``candidates=1`` gives.
@@ -172,6 +173,9 @@ class MicrostructurePipeline:
         values = self._values(targets, n, strict)
         if candidates > 1 and not self._measurable(values):
             raise InvalidArgument("candidates are chosen by measurement; ask for a descriptor, a volume fraction say")
+        if match_fraction:
+            for row in values:  # refused before the work
+                requested_shares(self._requested(row), self.model.autoencoder.phases)
         shape, periodic, cells, margin = self._box(shape, periodic)
         count = len(values)
         random = generators(seed * 1_000_003 + i for i in range(count)) if generator is None else generator
@@ -393,23 +397,15 @@ class MicrostructurePipeline:
         unit: str,
         periodic: Sequence[bool],
     ) -> Microstructure:
-        if len(logits) == 2:
-            field = ((logits[1] - logits[0]) / 2).float().numpy()
-            threshold = 0.0
-            if match_fraction:
-                wanted = about.get("requested_vf_1", about.get("requested_volume_fraction"))
-                if wanted is None and "requested_vf_0" in about:
-                    wanted = 1 - about["requested_vf_0"]
-                if wanted is None:
-                    raise InvalidArgument("match_fraction needs a requested vf_1 or vf_0")
-                threshold = float(np.quantile(field, 1 - wanted))
-                about["threshold_shift"] = threshold
-            return Microstructure.from_field(
-                field, threshold=threshold, spacing=spacing, unit=unit, periodic=periodic, attributes=about
-            )
+        values = logits.float().numpy()
         if match_fraction:
-            raise InvalidArgument("match_fraction moves the one threshold of two phases; this model makes more")
-        labels = logits.argmax(0).to(torch.uint8).numpy()
+            shifts = matching_shifts(values, requested_shares(about, len(values)))
+            about |= {f"logit_shift_{k}": float(b) for k, b in enumerate(shifts)}
+            values = values + shifts[:, None, None, None]
+        if len(values) == 2:
+            field = (values[1] - values[0]) / 2
+            return Microstructure.from_field(field, spacing=spacing, unit=unit, periodic=periodic, attributes=about)
+        labels = values.argmax(0).astype(np.uint8)
         return Microstructure(labels, tuple(spacing), unit, tuple(periodic), about)  # type: ignore[arg-type]
 
     def _measurable(self, values: Tensor) -> list[str]:

@@ -39,7 +39,7 @@ def parity(run: Run) -> None:
     D_rel is mostly that, so only what is above it is control of transport, and `r2-vf-residual` is that part alone.
     `ldm, best of 4` measures four and gives the one that is nearest to the request. `ldm (guided)` has classifier-free
     guidance of scale 1.5. `ldm (vf asked)` is the same model asked for the fractions only, `ldm (fraction matched)`
-    with its threshold moved to the requested fraction. `ldm (process asked)` is the model asked for the process
+    with its thresholds moved to the requested fractions. `ldm (process asked)` is the model asked for the process
     parameters of the held-out volume, and `resimulated (reference)` runs its simulation again with them, from another
     start. `nearest` is a training volume, real and not new. `r2-self` is by the predictor, not measured.
     """
@@ -118,8 +118,7 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
     add(f"ldm, best of {CANDIDATES}", asked, candidates=CANDIDATES)
     add("ldm (guided)", asked, guidance_scale=GUIDED)
     add("ldm (vf asked)", fractions)
-    if train.phases == 2:
-        add("ldm (fraction matched)", asked, match_fraction=True)
+    add("ldm (fraction matched)", asked, match_fraction=True)
     add("ldm (process asked)", {p: test.attributes[p].tolist() for p in process})
     add("unconditional", None, n=count)
     report.add("nearest", train[_nearest(train, names, requested)].microstructures())
