@@ -476,6 +476,10 @@ def test_tables_between_markers_follow_the_rows(tmp_path):
     )
     render_tables(tmp_path)
     assert "| method | nfe 5 |" in page.read_text() and "**2**" not in page.read_text()
+    commit_report(run_quietly([good], tmp_path / "full", profile="full"), tmp_path)
+    page.write_text("<!-- results:begin toy/good@full -->\n<!-- results:end toy/good@full -->\n")
+    render_tables(tmp_path)
+    assert "full profile" in page.read_text() and "quick profile" not in page.read_text()
     page.write_text(text)
     commit_report(run_quietly([good], tmp_path / "two", seeds=[1]), tmp_path)
     assert render_tables(tmp_path) == [page]
@@ -486,6 +490,10 @@ def test_tables_between_markers_follow_the_rows(tmp_path):
     ("text", "message"),
     [
         ("<!-- results:begin toy/none -->\n<!-- results:end toy/none -->\n", "has no rows of 'toy/none'"),
+        (
+            "<!-- results:begin toy/good@full -->\n<!-- results:end toy/good@full -->\n",
+            "has no rows of 'toy/good@full'",
+        ),
         ("<!-- results:begin toy/a -->\n<!-- results:end toy/b -->\n", "has no partner"),
     ],
 )

@@ -10,7 +10,7 @@ A table in a Markdown file stands between two comments, and is written from the 
 
 The names are benchmarks or domains. ``core/samplers-trained:mean-error:nfe`` is one metric of a benchmark (with dashes
 for spaces) against one setting, a line per method; ``core/samplers-trained:mean-error:nfe:12`` its twelve best lines;
-``rl_planning/matching:area:judge:targets=uniform,segments=mean`` only the rows with these settings.
+``rl_planning/matching:area:judge:targets=uniform,segments=mean`` only the rows with these settings. ``core/digits@quick`` are the rows of one profile.
 """
 
 from __future__ import annotations
@@ -108,11 +108,12 @@ def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path
     parts = []
     for asked in names:
         name, *cut = asked.split(":")
+        name, _, only = name.partition("@")
         found = False
         for machine, rows in results:
             groups: dict[tuple[str, str], list[Row]] = {}
             for row in rows:
-                if name in (row.benchmark, row.benchmark.partition("/")[0]):
+                if name in (row.benchmark, row.benchmark.partition("/")[0]) and only in ("", row.profile):
                     groups.setdefault((row.benchmark, row.profile), []).append(row)
             for (benchmark, profile), group in groups.items():
                 cpu = f"{machine['cores']} cores of {machine['cpu']}"
@@ -130,5 +131,5 @@ def _tables(names: Iterable[str], results: list[tuple[Machine, list[Row]]], path
                     parts.append(markdown_tables(group))
                 found = True
         if not found:
-            raise SuffuseError(f"{path}: results/ has no rows of {name!r}; run: suffuse bench {name}, suffuse results")
+            raise SuffuseError(f"{path}: results/ has no rows of {asked!r}; run: suffuse bench {name}, suffuse results")
     return "\n\n".join(parts) + "\n"
