@@ -10,7 +10,8 @@ A table in a Markdown file stands between two comments, and is written from the 
 
 The names are benchmarks or domains. ``core/samplers-trained:mean-error:nfe`` is one metric of a benchmark (with dashes
 for spaces) against one setting, a line per method; ``core/samplers-trained:mean-error:nfe:12`` its twelve best lines;
-``rl_planning/matching:area:judge:targets=uniform,segments=mean`` only the rows with these settings. ``core/digits@quick`` are the rows of one profile.
+``rl_planning/matching:area:judge:targets=uniform,segments=mean`` only the rows with these settings.
+``core/digits@quick`` are the rows of one profile.
 """
 
 from __future__ import annotations
