@@ -19,9 +19,9 @@ def checkpoint(tmp_path_factory, datasets):
     folder = tmp_path_factory.mktemp("cli")
     assert main(["collect", DATASET, "--episodes", "20", "--steps", "50"]) == 0
     assert main(["label", DATASET, str(folder / "pairs.hdf5"), "--pairs", "60", "--length", "20"]) == 0
-    arguments = ["train", DATASET, str(folder / "pairs.hdf5"), "--out", str(folder / "run"), "--measure", "20"]
+    arguments = ["train", "--dataset", DATASET, "--preferences", str(folder / "pairs.hdf5"), "--measure", "20"]
     arguments += ["--label_steps", "10", "--steps", "5", "--hidden", "16", "--depth", "1", "--batch_size", "16"]
-    assert main([*arguments, "--device", "cpu"]) == 0
+    assert main([*arguments, "--device", "cpu", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 

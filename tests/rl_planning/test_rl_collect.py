@@ -10,7 +10,7 @@ from suffuse.errors import InvalidArgument
 from suffuse_rl_planning import envs
 from suffuse_rl_planning.collect import CPG, collect, controllers
 from suffuse_rl_planning.collect.cpg import bounds, size
-from suffuse_rl_planning.collect.dataset import measured_controllers, spread
+from suffuse_rl_planning.collect.dataset import held_out, measured_controllers, schedule, spread
 from suffuse_rl_planning.envs import control_step
 
 ENV = "HalfCheetah-v5"
@@ -58,7 +58,7 @@ def test_a_switch_hands_over_from_one_controller_to_the_next():
     """Before the switch the first acts, ten steps later only the second, in between a mixture."""
     robot, pool = envs.robot(ENV), controllers(ENV)
     one, two = pool[5:6], pool[-5:-4]
-    both = CPG(robot, one, 0.05, then=two, at=np.array([3]))
+    both = CPG(robot, np.stack([one, two], 1), 0.05, at=np.array([[3]]))
     observation = np.zeros((1, 17))
     for step in range(16):
         at = np.array([step])
@@ -67,6 +67,34 @@ def test_a_switch_hands_over_from_one_controller_to_the_next():
         )
         share = min(max((step - 3) / 10, 0), 1)
         np.testing.assert_allclose(action, (1 - share) * first + share * second)
+
+
+def test_those_who_take_over_are_of_the_same_split():
+    """Switches come ``dwell`` to twice ``dwell`` steps apart, and no episode mixes controllers of both splits."""
+    robot, pool = envs.robot(ENV), controllers(ENV)
+    policy, used = schedule(robot, pool, 0.05, episodes=100, steps=200, switch=0.6, dwell=40, seed=0)
+    apart = np.diff(policy.at, axis=1)[policy.at[:, 0] < 200]
+    assert apart.min() >= 40 and apart.max() < 80 and (policy.at[:, 0] < 200).mean() == pytest.approx(0.6, abs=0.15)
+    assert {len(row) for row in used} >= {1, 3, 4}
+    assert all(len(set(held_out(np.array(row)))) == 1 for row in used)
+    assert 0.05 < np.mean([held_out(np.array(row)).any() for row in used]) < 0.15
+
+
+def test_an_episode_ends_where_the_robot_falls():
+    """Also a walker's, whose environment goes on: without torque it sinks, and the last observation shows it down."""
+
+    class Limp:
+        def predict(self, observation, state=None, episode_start=None, deterministic=True):
+            return np.zeros((len(observation), 6)), None
+
+    dataset = collect(
+        "tests/walker/falling-v0", env_id="Walker2d-v5", episodes=2, steps=200, policies=[Limp()], action_noise=0.0
+    )
+    robot = envs.robot("Walker2d-v5")
+    for episode in (dataset[2], dataset[3]):
+        down = robot.fallen(episode.observations[1:])
+        assert len(down) < 200 and down[-1] and not down[:-1].any()
+        assert episode.terminations[-1] and not episode.truncations.any()
 
 
 def test_contamination_adds_random_episodes():
@@ -96,6 +124,7 @@ def test_an_existing_dataset_is_kept_unless_told_otherwise(recorded):
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"steps": 1}, "steps must be at least 2"),
         ({"switch": 1.5}, "switch must lie in"),
+        ({"dwell": 0}, "dwell must be at least 1"),
         ({"parameters": np.zeros((2, 5))}, r"parameters must be \(n, 39\)"),
     ],
 )
@@ -106,8 +135,8 @@ def test_bad_input(options, message):
 
 def test_controllers_that_take_over_need_a_time():
     robot = envs.robot(ENV)
-    with pytest.raises(InvalidArgument, match="then and at belong together"):
-        CPG(robot, np.zeros((1, size(robot))), 0.05, then=np.zeros((1, size(robot))))
+    with pytest.raises(InvalidArgument, match=r"at must be \(1, 1\), one step for every controller"):
+        CPG(robot, np.zeros((1, 2, size(robot))), 0.05)
 
 
 def test_a_reward_for_requests_is_one_minus_their_error():

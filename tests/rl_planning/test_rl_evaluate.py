@@ -13,6 +13,8 @@ from suffuse.errors import InvalidArgument
 from suffuse_rl_planning import BehaviourCloning, envs, evaluate, metrics
 from suffuse_rl_planning.attributes import Attributes, StrengthEnsemble
 from suffuse_rl_planning.baselines import Constant
+from suffuse_rl_planning.collect import CPG, controllers
+from suffuse_rl_planning.collect.dataset import measured_controllers
 from suffuse_rl_planning.data import Scale
 from suffuse_rl_planning.evaluate import MatchingTests, MeasureMap, judge, measured_errors
 from suffuse_rl_planning.evaluate.covering import map_distance
@@ -205,9 +207,24 @@ def test_switching_asks_phase_by_phase(windows, attributes, episodes):
     maps = MeasureMap.fit(attributes, episodes, n=100, length=20)
     found = evaluate.switch(policy, maps, env_id=ENV, schedules={"speed": (0.2, 0.8, 0.5)}, every=4, n=2, smooth=2)
     assert asked == [0.2] * 4 + [0.8] * 4 + [0.5] * 4
-    assert found["speed"].settling.shape == (2, 3)
+    assert found["speed"].settling.shape == (2, 3) and found["speed"].together.shape == (3,)
+    one = evaluate.switch(policy, maps, env_id=ENV, schedules={"speed": (0.2, 0.8)}, every=4, n=1, smooth=2)["speed"]
+    np.testing.assert_array_equal(one.together, one.settling[0])  # the mean over one episode is that episode
     with pytest.raises(InvalidArgument, match="of equal length and of measurable behaviours"):
         evaluate.switch(policy, maps, env_id=ENV, schedules={"energy": (0.2,)}, every=4)
+
+
+def test_a_policy_that_cannot_be_asked_keeps_its_own_schedule(attributes, episodes):
+    """Recorded gaits that change at the same times are what the data can do: the ceiling of switching."""
+    maps = MeasureMap.fit(attributes, episodes, n=100, length=20)
+    wanted = {"speed": np.array([-1.0, 2.0])}
+    chosen = evaluate.nearest(ENV, wanted)
+    pool = controllers(ENV)[chosen]
+    assert np.abs(measured_controllers(ENV)["speed"][chosen] - wanted["speed"]).max() < 0.1
+    gaits = CPG(envs.robot(ENV), pool[None], envs.control_step(ENV), at=np.array([[60]]))
+    found = evaluate.switch(gaits, maps, env_id=ENV, schedules={"speed": (0.2, 0.8)}, every=60, n=1, smooth=20)
+    trace = found["speed"].trace[0]
+    assert trace[59] < -0.5 and trace[119] > 1.5
 
 
 def test_maps_that_agree_have_no_distance():

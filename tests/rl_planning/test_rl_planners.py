@@ -107,6 +107,16 @@ def test_a_checkpoint_is_whole(aligndiff, observation, tmp_path):
         Diffuser.load(path)
 
 
+def test_half_precision_plans_nearly_the_same(aligndiff, observation):
+    """Products are rounded to eight bits; what is pinned and what comes out stay float32."""
+    aligndiff.request(speed=0.5)
+    exact = aligndiff.plan(observation)
+    aligndiff.precision = torch.bfloat16
+    plan = aligndiff.plan(observation)
+    assert plan.latent.dtype == torch.float32 and torch.equal(plan.observations[:, 0, 0], torch.from_numpy(observation))
+    assert 0 < (plan.latent - exact.latent).abs().mean() < 0.05 * exact.latent.abs().mean()
+
+
 def test_a_warm_start_goes_on_from_the_last_plan(aligndiff, observation):
     """Noised by nearly nothing, the new plan is the old one moved on, except where the world has moved."""
     aligndiff.warm_start, aligndiff.replan, aligndiff.guidance_scale = 0.02, 2, 1.0

@@ -1,6 +1,7 @@
 """The command line of behaviour planning: ``suffuse-rl collect | label | train | evaluate | render``.
 
-Each command is the typed function below; ``suffuse train rl_planning/aligndiff`` does the first three at once.
+Each command is a typed function: those below, and the recipe ``rl_planning/aligndiff`` with its film. The recipe also
+collects and labels, if it is given neither a dataset nor preferences.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def collect(
         episodes: how many.
         steps: control steps of each.
         action_noise: standard deviation of the noise on motor commands.
-        switch: share of the episodes in which a second gait takes over.
+        switch: share of the episodes in which one gait takes over from another.
         contaminate: share of further episodes of random motion.
         seed: of everything.
         overwrite: replace a dataset of this id.
@@ -106,53 +107,6 @@ def label(
     print(f"{answered.to_hdf5(out)}: {len(answered)} pairs of {length} steps, {', '.join(names)}")
 
 
-def train(
-    dataset: str,
-    preferences: Path,
-    *,
-    out: Path = Path("runs/aligndiff"),
-    horizon: int = 16,
-    measure: int = 50,
-    scale: str = "minmax",
-    formulation: str = "v",
-    label_steps: int = 500,
-    steps: int = 4000,
-    batch_size: int = 128,
-    hidden: int = 128,
-    depth: int = 3,
-    seed: int = 0,
-    device: str = "auto",
-) -> None:
-    """Learn attribute strengths from preferences, relabel the dataset, and train the planner.
-
-    Args:
-        dataset: id of a local Minari dataset.
-        preferences: file of answered pairs.
-        out: folder of the checkpoint.
-        horizon: control steps in a plan.
-        measure: control steps over which a window's strength is judged.
-        scale: minmax, or quantile.
-        formulation: v, vp_ddim or edm.
-        label_steps: optimiser steps of the attribute model.
-        steps: optimiser steps of the planner.
-        batch_size: windows per step.
-        hidden: width of the transformer.
-        depth: number of its blocks.
-        seed: of everything.
-        device: cpu, cuda, or auto.
-    """
-    from .data import Episodes
-    from .preferences import Preferences
-    from .recipes import train_aligndiff
-
-    path = train_aligndiff(
-        Episodes.from_minari(dataset), Preferences.from_hdf5(preferences), out=out, horizon=horizon, measure=measure,
-        scale=scale, formulation=formulation, label_steps=label_steps, steps=steps, batch_size=batch_size,
-        hidden=hidden, depth=depth, seed=seed, device=device,
-    )  # fmt: skip
-    print(f"the checkpoint is in {path}")
-
-
 def evaluate(
     checkpoint: Path,
     dataset: str,
@@ -193,7 +147,7 @@ def evaluate(
     from .planners import AlignDiff
 
     planner = AlignDiff.load(
-        checkpoint, device=resolve_device(device), candidates=candidates, replan=replan, seed=seed, guidance_scale=1.5
+        checkpoint, device=resolve_device(device), candidates=candidates, replan=replan, seed=seed, guidance_scale=3.0
     )
     everything = Episodes.from_minari(dataset)
     if everything.env_id != planner.env_id:
@@ -250,44 +204,17 @@ def main(arguments: list[str] | None = None) -> int:
     from jsonargparse import auto_cli
 
     from .envs import headless
-    from .recipes import render_aligndiff
+    from .recipes import aligndiff, render_aligndiff
 
     headless()
-
-    def render(
-        checkpoint: Path,
-        *,
-        out: Path = Path("samples"),
-        words: str = "fast",
-        then: str = "",
-        n: int = 4,
-        control_steps: int = 200,
-        candidates: int = 16,
-        backend: str = "auto",
-        seed: int = 0,
-    ) -> None:
-        """Ask for a behaviour, and write what came out as JSON and as a film with the request drawn on it.
-
-        Args:
-            checkpoint: folder of an AlignDiff planner.
-            out: folder for rollout.json and rollout.gif.
-            words: for instance "fast, crouched, low energy".
-            then: words of a second request, in the middle of the episode.
-            n: rollouts; the first is drawn.
-            control_steps: length of a rollout.
-            candidates: plans per decision.
-            backend: gl, stick or auto.
-            seed: of initial states and noise.
-        """
-        for file in render_aligndiff(
-            checkpoint, out=out, words=words, then=then, n=n, control_steps=control_steps, candidates=candidates,
-            backend=backend, seed=seed,
-        ):  # fmt: skip
-            print(file)
-
+    commands = {
+        "collect": collect, "label": label, "train": aligndiff.train, "evaluate": evaluate, "render": render_aligndiff,
+    }  # fmt: skip
     try:
-        auto_cli([collect, label, train, evaluate, render], args=arguments, prog="suffuse-rl")
+        made = auto_cli(commands, args=arguments, prog="suffuse-rl")
     except SuffuseError as error:
         print(f"suffuse-rl: {error}", file=sys.stderr)
         return 2
+    for path in made if isinstance(made, list) else [made] if made else []:
+        print(path)
     return 0

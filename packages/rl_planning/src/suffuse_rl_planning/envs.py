@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import dataclasses
 import functools
 import os
 import sys
@@ -267,7 +268,7 @@ class Rollout:
         rewards: (n, T), the environment's own.
         qpos, qvel: (n, T + 1, nq) and (n, T + 1, nv), for state resets and rendering; qpos[..., 0] is x in m.
         length: (n,) steps before the episode ended.
-        terminated: (n,) bool, the robot fell (never for HalfCheetah).
+        terminated: (n,) bool, the environment ended the episode: the robot fell (never for HalfCheetah).
     """
 
     env_id: str
@@ -290,6 +291,14 @@ class Rollout:
         series = behaviours.per_step(robot(self.env_id), self.observations[:, 1:], self.actions)
         series["speed"] = np.diff(self.qpos[..., 0], axis=1) / self.dt
         return series
+
+    def until_fall(self) -> Rollout:
+        """The same, with every episode ended by the step after which its robot is first seen fallen."""
+        down = robot(self.env_id).fallen(self.observations[:, 1:])
+        down &= np.arange(down.shape[1]) < self.length[:, None]
+        fell = down.any(1)
+        length = np.where(fell, down.argmax(1) + 1, self.length)
+        return dataclasses.replace(self, length=length, terminated=self.terminated | fell)
 
     def series(self) -> dict[str, Array]:
         """What is measured at every control step, each (n, T): see :mod:`suffuse_rl_planning.behaviours`."""

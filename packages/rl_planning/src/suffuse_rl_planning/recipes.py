@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ from suffuse.recipes import Recipe, recipe
 
 if TYPE_CHECKING:
     from .data import Episodes
-    from .preferences import Preferences
 
 NAME = "rl_planning/speed-planner"
 ALIGNDIFF = "rl_planning/aligndiff"
@@ -172,64 +171,10 @@ def speed_planner(
     return planner.save(out, metadata={"recipe": NAME, "dataset": data.name, "episodes": len(data)})
 
 
-def train_aligndiff(
-    episodes: Episodes,
-    preferences: Preferences,
-    *,
-    out: Path,
-    horizon: int = 16,
-    measure: int = 50,
-    scale: str = "minmax",
-    formulation: str = "v",
-    label_steps: int = 500,
-    steps: int = 4000,
-    batch_size: int = 128,
-    lr: float = 2e-3,
-    hidden: int = 128,
-    depth: int = 3,
-    bins: int = 0,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-    metadata: Mapping[str, Any] | None = None,
-) -> Path:
-    """From episodes and answered pairs to a planner: attribute strengths, relabelled windows, AlignDiff.
-
-    Both trainings resume from ``out`` after an interruption. The settings are those of the recipe.
-    """
-    import numpy as np
-
-    from .attributes import Attributes
-    from .evaluate import MeasureMap
-    from .planners import AlignDiff
-
-    windows = episodes.windows(horizon, names=("speed",), measure=max(measure, horizon))
-    seen, unseen = preferences.split(0.1, seed=seed)
-    attributes = Attributes.fit(
-        seen, env_id=episodes.env_id, steps=label_steps, batch_size=128, lr=1e-3, width=48, patch=4,
-        out=out / "attributes", seed=seed, accelerator=device, progress=progress,
-    )  # fmt: skip
-    windows, strengths = attributes.relabel(episodes, windows, kind=scale)
-    strengths.save(out / "strengths.safetensors")
-    planner = AlignDiff.fit(
-        windows, env_id=episodes.env_id, attributes=attributes, formulation=formulation, steps=steps,
-        batch_size=batch_size, lr=lr, hidden=hidden, depth=depth, bins=bins, out=out, seed=seed, accelerator=device,
-        progress=progress,
-    )  # fmt: skip
-    length = min(measure, int(np.diff(episodes.offsets).max()))
-    grid = np.linspace(0, 1, 41)
-    meaning = {name: u(grid).tolist() for name, u in MeasureMap.fit(attributes, episodes, length=length).items()}
-    facts = {
-        "recipe": ALIGNDIFF, "dataset": episodes.name, "episodes": len(episodes), "pairs": len(preferences),
-        "accuracy": attributes.accuracy(unseen), "meaning": meaning,
-    }  # fmt: skip
-    return planner.save(out, metadata={**facts, **(metadata or {})})
-
-
 def render_aligndiff(
     checkpoint: Path,
     *,
-    out: Path,
+    out: Path = Path("samples"),
     words: str = "",
     strengths: dict[str, float] | None = None,
     then: str = "",
@@ -237,7 +182,7 @@ def render_aligndiff(
     control_steps: int = 200,
     steps: int = 0,
     candidates: int = 16,
-    guidance_scale: float = 1.5,
+    guidance_scale: float = 3.0,
     replan: int = 4,
     backend: str = "auto",
     seed: int = 0,
@@ -370,9 +315,14 @@ def aligndiff(
         device: cpu, cuda, or auto.
         progress: show a progress bar.
     """
+    import numpy as np
+
+    from .attributes import Attributes
     from .collect import collect
     from .data import Episodes
     from .envs import robot
+    from .evaluate import MeasureMap
+    from .planners import AlignDiff
     from .preferences import Preferences, label
 
     out = Path(out)
@@ -388,11 +338,28 @@ def aligndiff(
         answered.to_hdf5(out / "preferences.hdf5")
     else:
         answered = Preferences.from_hdf5(preferences, attributes or None)
-    return train_aligndiff(
-        data, answered, out=out, horizon=horizon, measure=measure, scale=scale, formulation=formulation,
-        label_steps=label_steps, steps=steps, batch_size=batch_size, lr=lr, hidden=hidden, depth=depth, bins=bins,
-        seed=seed, device=device, progress=progress,
+
+    windows = data.windows(horizon, names=("speed",), measure=max(measure, horizon))
+    seen, unseen = answered.split(0.1, seed=seed)
+    model = Attributes.fit(
+        seen, env_id=data.env_id, steps=label_steps, batch_size=128, lr=1e-3, width=48, patch=4,
+        out=out / "attributes", seed=seed, accelerator=device, progress=progress,
     )  # fmt: skip
+    windows, strengths = model.relabel(data, windows, kind=scale)
+    strengths.save(out / "strengths.safetensors")
+    planner = AlignDiff.fit(
+        windows, env_id=data.env_id, attributes=model, formulation=formulation, steps=steps,
+        batch_size=batch_size, lr=lr, hidden=hidden, depth=depth, bins=bins, out=out, seed=seed, accelerator=device,
+        progress=progress,
+    )  # fmt: skip
+    length = min(measure, int(np.diff(data.offsets).max()))
+    grid = np.linspace(0, 1, 41)
+    meaning = {name: u(grid).tolist() for name, u in MeasureMap.fit(model, data, length=length).items()}
+    facts = {
+        "recipe": ALIGNDIFF, "dataset": data.name, "episodes": len(data), "pairs": len(answered),
+        "accuracy": model.accuracy(unseen), "meaning": meaning,
+    }  # fmt: skip
+    return planner.save(out, metadata=facts)
 
 
 RECIPES: tuple[Recipe, ...] = (speed_planner, aligndiff)

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data import Normaliser, Scale, Windows
+from ..data import Scale, Windows
 from ..envs import Array, robot
 from ..regression import regress
-from ..requests import Commanded, encode, features, features_dim
+from ..requests import features, features_dim
+from .learned import LearnedPolicy, see
 
 
 class CausalModel(nn.Module):
@@ -45,21 +46,18 @@ class CausalModel(nn.Module):
         return self.head(self.blocks(h, mask=later, src_key_padding_mask=hidden)[:, 1::2])
 
 
-class DecisionTransformer(Commanded):
+class DecisionTransformer(LearnedPolicy):
     """A policy with ``predict`` and ``request``; its state is the last C steps.
 
     Args:
         network: see ``CausalModel``.
-        env_id: the robot.
-        normaliser: of observations, (o,).
-        scales: name -> range of the behaviour in the data.
+        options: of ``LearnedPolicy``.
     """
 
-    def __init__(
-        self, network: CausalModel, *, env_id: str, normaliser: Normaliser, scales: Mapping[str, Scale]
-    ) -> None:
-        super().__init__(env_id, scales)
-        self.network, self.normaliser = network.eval(), normaliser
+    network: CausalModel
+
+    def __init__(self, network: CausalModel, **options: Any) -> None:
+        super().__init__(network, **options)
 
     @classmethod
     def fit(
@@ -86,25 +84,23 @@ class DecisionTransformer(Commanded):
             dropout: probability with which a request is masked.
             scales: ranges of the requests, if not those of the windows.
         """
-        o = robot(env_id).observation_dim
-        observations, actions = windows.trajectories[..., :o], windows.trajectories[..., o:]
-        normaliser = Normaliser.fit(observations.flatten(0, 1))
-        scales = scales or {name: Scale.fit(values) for name, values in windows.behaviour.items()}
-        cond, context = encode(windows.behaviour, scales), observations.shape[1]
+        s, a, told, parts = see(windows, env_id, scales)
+        context = s.shape[1]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = CausalModel(features_dim(scales), o, actions.shape[-1], context, hidden, depth, heads)
+            network = CausalModel(
+                features_dim(parts["scales"]), s.shape[-1], a.shape[-1], context, hidden, depth, heads
+            )
 
         def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
-            told = features(cond[rows].dropout(dropout, generator, per_name=True))
+            asked = features(told[rows].dropout(dropout, generator, per_name=True))
             first = torch.randint(context, (len(rows), 1), generator=generator)
             absent = torch.arange(context) < first
-            predicted = network(told, normaliser(observations[rows]), actions[rows], absent)
-            error = (predicted - actions[rows]).square().mean(-1)
+            error = (network(asked, s[rows], a[rows], absent) - a[rows]).square().mean(-1)
             return error[~absent].mean()
 
         regress(network, loss, len(windows), steps=steps, batch_size=batch_size, lr=lr, seed=seed)
-        return cls(network, env_id=env_id, normaliser=normaliser, scales=scales)
+        return cls(network, **parts)
 
     @torch.no_grad()
     def predict(
@@ -119,7 +115,6 @@ class DecisionTransformer(Commanded):
         if episode_start is not None:
             absent[np.asarray(episode_start, bool).reshape(-1)] = True
         seen[:, -1], done[:, -1], absent[:, -1] = self.normaliser(o), 0.0, False
-        told = features(encode(self.asked(n), self.scales))
-        action = self.network(told, seen, done, absent)[:, -1].clamp(-1.0, 1.0)
+        action = self.network(self.told(n), seen, done, absent)[:, -1].clamp(-1.0, 1.0)
         done[:, -1] = action
         return (action[0] if single else action).numpy(), (seen, done, absent)

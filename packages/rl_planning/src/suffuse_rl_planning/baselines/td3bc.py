@@ -14,37 +14,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from suffuse.errors import InvalidArgument, TrainingDiverged
 
-from ..data import Normaliser, Scale, Windows
-from ..envs import Array, robot
-from ..requests import Commanded, encode, features, features_dim
+from ..data import Scale, Windows
+from ..requests import encode, features, features_dim
+from .learned import LearnedPolicy, mlp, see
 
 
-def mlp(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )
-
-
-class TD3BC(Commanded):
-    """A policy with ``predict`` and ``request``.
-
-    Args:
-        actor: (n, o + f) normalised observation and request -> (n, a) before tanh.
-        env_id: the robot.
-        normaliser: of observations, (o,).
-        scales: name -> range of the behaviour in the data.
-    """
-
-    def __init__(self, actor: nn.Module, *, env_id: str, normaliser: Normaliser, scales: Mapping[str, Scale]) -> None:
-        super().__init__(env_id, scales)
-        self.actor, self.normaliser = actor.eval(), normaliser
+class TD3BC(LearnedPolicy):
+    """A policy with ``predict`` and ``request``."""
 
     @classmethod
     def fit(
@@ -76,18 +58,16 @@ class TD3BC(Commanded):
         """
         if steps < 1:
             raise InvalidArgument(f"steps must be at least 1, got {steps}")
-        o = robot(env_id).observation_dim
-        normaliser = Normaliser.fit(windows.trajectories[..., :o].flatten(0, 1))
-        scales = dict(scales or {name: Scale.fit(values) for name, values in windows.behaviour.items()})
-        s, after = normaliser(windows.trajectories[:, 0, :o]), normaliser(windows.trajectories[:, 1, :o])
-        a = windows.trajectories[:, 0, o:]
+        observations, actions, _, parts = see(windows, env_id, scales)
+        s, after, a = observations[:, 0], observations[:, 1], actions[:, 0]
+        scales = parts["scales"]
         strengths = torch.stack([scales[name](values) for name, values in windows.behaviour.items()], 1)
         unit = {name: Scale(0.0, 1.0) for name in scales}
-        f, k = features_dim(scales), len(scales)
+        f, k, o = features_dim(scales), len(scales), s.shape[1]
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            actor = mlp(o + f, a.shape[1], hidden)
+            actor = mlp(o + f, a.shape[1], hidden).append(nn.Tanh())
             critics = nn.ModuleList(mlp(o + f + a.shape[1], 1, hidden) for _ in range(2))
         slow_actor, slow_critics = copy.deepcopy(actor), copy.deepcopy(critics)
         optimisers = [torch.optim.Adam(net.parameters(), lr=lr) for net in (actor, critics)]
@@ -109,7 +89,7 @@ class TD3BC(Commanded):
             reward = -((v - strengths[rows]).abs() * m).sum(1, keepdim=True) / m.sum(1, keepdim=True).clamp(min=1)
             with torch.no_grad():
                 noise = (0.2 * torch.randn(a[rows].shape, generator=generator)).clamp(-0.5, 0.5)
-                then = torch.cat([y, (torch.tanh(slow_actor(y)) + noise).clamp(-1, 1)], 1)
+                then = torch.cat([y, (slow_actor(y) + noise).clamp(-1, 1)], 1)
                 target = reward + discount * torch.minimum(*(critic(then) for critic in slow_critics))
             now = torch.cat([x, a[rows]], 1)
             loss = torch.stack([(critic(now) - target).square().mean() for critic in critics]).sum()
@@ -118,7 +98,7 @@ class TD3BC(Commanded):
             optimisers[1].step()
             if step % 2:
                 continue
-            action = torch.tanh(actor(x))
+            action = actor(x)
             q = critics[0](torch.cat([x, action], 1))
             improve = -alpha / q.abs().mean().detach().clamp(min=1e-6) * q.mean() + (action - a[rows]).square().mean()
             optimisers[0].zero_grad()
@@ -130,14 +110,4 @@ class TD3BC(Commanded):
                         q_.lerp_(p, tau)
         if not bool(loss.isfinite()):
             raise TrainingDiverged(f"the critic's loss became NaN or infinite within {steps} steps; lower lr={lr}")
-        return cls(actor, env_id=env_id, normaliser=normaliser, scales=scales)
-
-    @torch.no_grad()
-    def predict(
-        self, observation: Array, state: Any = None, episode_start: Array | None = None, deterministic: bool = True
-    ) -> tuple[Array, Any]:
-        """observation (n, o) or (o,) -> (action (n, a) or (a,), None)."""
-        o, single = self.batch(observation)
-        told = features(encode(self.asked(len(o)), self.scales))
-        action = torch.tanh(self.actor(torch.cat([self.normaliser(o), told], -1))).numpy()
-        return (action[0] if single else action), None
+        return cls(actor, **parts)

@@ -55,7 +55,7 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(100, 150, 600, 50, 250, 16, 50, 500, 64, 96, 2, 24, 4),
+    "quick": Size(100, 150, 600, 50, 200, 16, 50, 800, 128, 96, 2, 24, 4),
     "full": Size(300, 200, 2000, 50, 400, 16, 50, 2000, 128, 128, 3, 100, 8),
 }
 
@@ -121,8 +121,8 @@ def learn_attributes(
     answered = label(episodes, names, n=round((pairs or size.pairs) / 0.9), length=size.length, seed=seed)
     seen, unseen = answered.split(0.1, seed=seed)
     model = Attributes.fit(
-        seen, env_id=episodes.env_id, steps=size.label_steps, batch_size=128, lr=1e-3, width=48, patch=4, seed=seed,
-        accelerator=run.device, progress=run.progress,
+        seen, env_id=episodes.env_id, steps=size.label_steps, batch_size=64, lr=1e-3, width=48,
+        patch=4 if size.length <= 50 else 8, seed=seed, accelerator=run.device, progress=run.progress,
     )  # fmt: skip
     return model, model.accuracy(unseen)
 
@@ -135,7 +135,7 @@ def build(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0, pairs:
     variant = folder(run, env_id) / f"contaminated-{contaminate:g}-pairs-{pairs or size.pairs}"
     with run.stage("collect"):
         train, test = record(run, env_id, size, contaminate=contaminate)
-    first = train.windows(size.horizon, names=("speed",), measure=size.measure)
+    unlabelled = train.windows(size.horizon, names=("speed",), measure=size.measure)
     if (variant / "accuracy.json").exists():
         attributes, judge = (Attributes.load(variant / name, device=run.device) for name in ("attributes", "judge"))
         accuracy = json.loads((variant / "accuracy.json").read_text())
@@ -144,14 +144,14 @@ def build(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0, pairs:
             halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
             attributes, accuracy = learn_attributes(run, halves[0], size, seed=run.seed, pairs=pairs)
             judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
-            attributes.relabel(train, first)
             judge.relabel(train, train.windows(size.length, names=("speed",), stride=5))
-            attributes.save(variant / "attributes")
-            judge.save(variant / "judge")
-            (variant / "accuracy.json").write_text(json.dumps(accuracy))
     with run.stage("relabel"):
-        windows, _ = attributes.relabel(train, first)
+        windows, _ = attributes.relabel(train, unlabelled)
         maps = MeasureMap.fit(attributes, train, length=size.length)
+    if not (variant / "accuracy.json").exists():
+        attributes.save(variant / "attributes")
+        judge.save(variant / "judge")
+        (variant / "accuracy.json").write_text(json.dumps(accuracy))
     return Lab(env_id, size, train, test, attributes, judge, windows, maps, accuracy, variant)
 
 
@@ -160,7 +160,7 @@ def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> Ali
     from ..planners import AlignDiff
 
     size = lab.size
-    acting: dict[str, Any] = {"candidates": size.candidates, "replan": size.replan, "guidance_scale": 1.5}
+    acting: dict[str, Any] = {"candidates": size.candidates, "replan": size.replan, "guidance_scale": 4.0}
     if (lab.folder / name / "config.json").exists():
         return AlignDiff.load(lab.folder / name, device=run.device, seed=run.seed, **acting)
     settings: dict[str, Any] = {
@@ -176,11 +176,11 @@ def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> Ali
 
 
 def size_of(run: Run, env_id: str) -> Size:
-    """The profile's size; robots with shorter control steps are watched for more of them."""
+    """The profile's size; robots with shorter control steps are watched, and left to a plan, for more of them."""
     size = SIZES[run.profile]
     if env_id == "HalfCheetah-v5":
         return size
-    return dataclasses.replace(size, episode_steps=2 * size.episode_steps, length=100, measure=100)
+    return dataclasses.replace(size, episode_steps=2 * size.episode_steps, length=100, measure=100, replan=8)
 
 
 def baselines(run: Run, lab: Lab) -> dict[str, Any]:

@@ -9,8 +9,6 @@ from suffuse.bench import Benchmark, Run, benchmark
 from .lab import DATASETS, PAPER, Lab, baselines, build, planner, size_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..envs import Rollout
 
 PEERS = ("goal-conditioned cloning", "decision transformer", "TD3+BC on attribute reward", "constant", "random")
@@ -116,21 +114,10 @@ def report(
             metric="spearman", value=metrics.spearman(detail["requested"], detail["achieved"]), better="higher",
             setting=setting, n=n, **common,
         )  # fmt: skip
-    if lab.env_id != "HalfCheetah-v5":
-        run.row(
-            metric="fall-rate", value=float(fallen(result).mean()), better="lower", n=len(result),
-            setting={"targets": law, "candidates": k}, **common,
-        )  # fmt: skip
-
-
-def fallen(result: Rollout) -> np.ndarray:
-    """Whether a robot ended, or was seen, fallen: (n,) bool."""
-    import numpy as np
-
-    from ..envs import robot
-
-    inside = np.arange(result.observations.shape[1]) <= result.length[:, None]
-    return (robot(result.env_id).fallen(result.observations) & inside).any(1) | result.terminated
+    run.row(
+        metric="fall-rate", value=float(result.until_fall().terminated.mean()), better="lower", n=len(result),
+        setting={"targets": law, "candidates": k}, **common,
+    )  # fmt: skip
 
 
 def verdicts(run: Run, lab: Lab, errors: dict[tuple[str, str, int], Any]) -> None:

@@ -18,6 +18,7 @@ from suffuse.errors import InvalidArgument
 
 CHECKOUT = "CLEANDIFFUSER"
 PEER = "CleanDiffuser"
+FAST = ", compiled, bfloat16"
 OBSERVATION, ACTION, HORIZON, CANDIDATES, STEPS, ATTRIBUTES = 17, 6, 16, 64, 5, 3
 
 
@@ -80,10 +81,12 @@ def median_seconds(functions: dict[str, Callable[[], Any]], repeats: int) -> dic
 def speed(run: Run) -> None:
     """One decision for one environment: 64 candidates of 16 steps, 5 Euler steps of EDM, guidance by the null condition
     (two rows per candidate), the current state pinned. CleanDiffuser's DiT1d (width, heads and depth as stated) runs in
-    its own ContinuousEDM.sample and, the very same module, under this package's sampler, plain and compiled; beside it
-    the core's DiT of the same width, heads and depth, with a token per step and with a token per four steps, as the
-    planner is used. Times are medians of calls in turns, in one process. The peer is read from the checkout that the
-    environment variable CLEANDIFFUSER names; without one its half is left out, and so are the ratios.
+    its own ContinuousEDM.sample, as it is and under autocast, and, the very same module, under this package's sampler,
+    as it is, with matrix products in bfloat16 (``Planner.precision``), compiled (``Planner.compile``), and both; beside
+    it the core's DiT of the same width, heads and depth, with a token per step and with a token per four steps, as the
+    planner is used. Ratios are to CleanDiffuser's loop as it is. Times are medians of calls in turns, in one process.
+    The peer is read from the checkout that the environment variable CLEANDIFFUSER names; without one its half is left
+    out, and so are the ratios.
     """
     import torch
 
@@ -104,12 +107,14 @@ def speed(run: Run) -> None:
     pinned = torch.zeros(1, channels, HORIZON, dtype=torch.bool)
     pinned[:, :OBSERVATION, 0] = True
 
-    def decide(denoiser: Any, cond: Condition) -> Callable[[], Any]:
-        guided = ClassifierFree(denoiser, 2.0)
+    def decide(backbone: Any, cond: Condition, *, compiled: bool = False, half: bool = False) -> Callable[[], Any]:
+        if compiled:
+            backbone.compile(dynamic=False)
+        guided = ClassifierFree(NetworkDenoiser(backbone, schedule).eval().requires_grad_(False), 2.0)
         constraint = Inpaint(known, pinned, noised=False)
 
         def call() -> Any:
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                 return sampler(guided, shape=(CANDIDATES, channels, HORIZON), cond=cond, constraint=constraint)
 
         return call
@@ -117,13 +122,10 @@ def speed(run: Run) -> None:
     tokens = {f"attribute {k}": 7 for k in range(ATTRIBUTES)}
     cond = Condition(tokens={name: torch.rand(1, 1, 7).expand(CANDIDATES, 1, 7) for name in tokens})
     functions: dict[str, Callable[[], Any]] = {}
-    for patch in (1, 4):
-        for compiled in (False, True):
-            backbone = DiT(channels, patch, ndim=1, hidden=width, depth=depth, heads=heads, tokens=tokens)
-            if compiled:
-                backbone.compile(dynamic=False)
-            label = f"our DiT, {patch} step{'s' if patch > 1 else ''} a token" + (", compiled" if compiled else "")
-            functions[label] = decide(NetworkDenoiser(backbone, schedule).eval().requires_grad_(False), cond)
+    for patch, compiled in ((1, False), (4, False), (4, True)):
+        backbone = DiT(channels, patch, ndim=1, hidden=width, depth=depth, heads=heads, tokens=tokens)
+        label = f"our DiT, {patch} step{'s' if patch > 1 else ''} a token" + (FAST if compiled else "")
+        functions[label] = decide(backbone, cond, compiled=compiled, half=compiled)
 
     checkout = os.environ.get(CHECKOUT)
     peer = None
@@ -157,8 +159,7 @@ def theirs(
     import torch
     from torch import nn
 
-    from suffuse import Condition, NetworkDenoiser
-    from suffuse.schedules import EDM
+    from suffuse import Condition
 
     network = peer.nn_diffusion.DiT1d(channels, emb_dim=width, d_model=width, n_heads=heads, depth=depth).eval()
     condition = peer.nn_condition.MLPCondition(ATTRIBUTES, width, [width], dropout=0.0)
@@ -170,11 +171,14 @@ def theirs(
     prior[:, 0, :OBSERVATION] = state
     asked = torch.rand(1, ATTRIBUTES).expand(CANDIDATES, ATTRIBUTES)
 
-    def call() -> Any:
-        with torch.inference_mode():
-            return agent.sample(
-                prior, solver="euler", n_samples=CANDIDATES, sample_steps=STEPS, condition_cfg=asked, w_cfg=2.0
-            )
+    def loop(half: bool) -> Callable[[], Any]:
+        def call() -> Any:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+                return agent.sample(
+                    prior, solver="euler", n_samples=CANDIDATES, sample_steps=STEPS, condition_cfg=asked, w_cfg=2.0
+                )
+
+        return call
 
     class Theirs(nn.Module):
         """Channels first, and the command as one token, around their network and their condition encoder."""
@@ -190,14 +194,12 @@ def theirs(
             return self.net(x.transpose(1, 2), c_noise, told).transpose(1, 2)
 
     cond = Condition(tokens={"command": asked[:, None]})
-    plain, compiled = Theirs(), Theirs()
-    compiled.net = torch.compile(compiled.net, dynamic=False)  # type: ignore[assignment]
+    name = "CleanDiffuser's network, our sampler"
     return {
-        PEER: call,
-        "CleanDiffuser's network, our sampler": decide(
-            NetworkDenoiser(plain, EDM()).eval().requires_grad_(False), cond
-        ),
-        "CleanDiffuser's network, our sampler, compiled": decide(
-            NetworkDenoiser(compiled, EDM()).eval().requires_grad_(False), cond
-        ),
+        PEER: loop(False),
+        f"{PEER}, bfloat16": loop(True),
+        name: decide(Theirs(), cond),
+        f"{name}, bfloat16": decide(Theirs(), cond, half=True),
+        f"{name}, compiled": decide(Theirs(), cond, compiled=True),
+        f"{name}{FAST}": decide(Theirs(), cond, compiled=True, half=True),
     }

@@ -41,27 +41,27 @@ class CPG:
 
     Args:
         robot: whose joints they drive.
-        parameters: (n, 6 j + 3).
+        parameters: (n, 6 j + 3), or (n, K, 6 j + 3) for K controllers one after another.
         dt: control step in s.
-        then: controllers (n, 6 j + 3) that take over, cross-faded over 10 steps …
-        at: … at these steps (n,). Switches teach a planner what a transition looks like.
+        at: steps (n, K - 1), increasing, at which the next one takes over, cross-faded over 10 steps. Switches teach a
+            planner what a transition looks like.
     """
 
     robot: Robot
     parameters: Array
     dt: float
-    then: Array | None = None
     at: Array | None = None
 
     def __post_init__(self) -> None:
-        for name in ("parameters", "then"):
-            value = getattr(self, name)
-            if value is not None and (value.ndim != 2 or value.shape[1] != size(self.robot)):
-                raise InvalidArgument(
-                    f"{name} must be (n, {size(self.robot)}) for {self.robot.env_id}, got {tuple(value.shape)}"
-                )
-        if (self.then is None) != (self.at is None):
-            raise InvalidArgument("then and at belong together: give both or neither")
+        shape = self.parameters.shape
+        if len(shape) not in (2, 3) or shape[-1] != size(self.robot):
+            raise InvalidArgument(
+                f"parameters must be (n, {size(self.robot)}) or (n, K, {size(self.robot)}) for {self.robot.env_id}, "
+                f"got {tuple(shape)}"
+            )
+        switches = (shape[0], shape[1] - 1 if len(shape) == 3 else 0)
+        if (np.zeros((shape[0], 0)) if self.at is None else self.at).shape != switches:
+            raise InvalidArgument(f"at must be {switches}, one step for every controller that takes over")
 
     def predict(
         self, observation: Array, state: Any = None, episode_start: Array | None = None, deterministic: bool = True
@@ -70,11 +70,13 @@ class CPG:
         step = np.zeros(len(observation), int) if state is None else state
         if episode_start is not None:
             step = np.where(episode_start, 0, step)
-        action = self._command(self.parameters, step, observation)
-        if self.then is not None and self.at is not None:
-            share = np.clip((step - self.at) / FADE_STEPS, 0.0, 1.0)[:, None]
-            action = (1 - share) * action + share * self._command(self.then, step, observation)
-        return action, step + 1
+        if self.at is None or not self.at.shape[1]:
+            return self._command(self.parameters.reshape(len(step), -1), step, observation), step + 1
+        rows, now = np.arange(len(step)), (step[:, None] >= self.at).sum(1)
+        before = np.maximum(now - 1, 0)
+        share = np.clip((step - self.at[rows, before]) / FADE_STEPS, 0.0, 1.0)[:, None]
+        first, second = (self._command(self.parameters[rows, k], step, observation) for k in (before, now))
+        return (1 - share) * first + share * second, step + 1
 
     def _command(self, parameters: Array, step: Array, observation: Array) -> Array:
         r, j = self.robot, self.robot.joints

@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from suffuse.errors import InvalidArgument, unknown
 
 from ..behaviours import SERIES
 from ..envs import Array, Policy, Robot, Rollout, control_step, make, quiet_model_loading, robot, rollout
-from .cpg import CPG, FADE_STEPS, RandomPolicy
+from .cpg import CPG, RandomPolicy
 from .search import MEASURED
 
 DATASET_ID = "suffuse/halfcheetah/cpg-v0"
 BUNDLED = {"HalfCheetah-v5": "halfcheetah.csv", "Walker2d-v5": "walker2d.csv", "Hopper-v5": "hopper.csv"}
-HELD_OUT = 10  # every tenth controller belongs to the test split
 
 
 @functools.cache
@@ -55,20 +54,30 @@ def spread(n: int, total: int) -> Array:
     return np.floor(np.arange(n) * total / n).astype(int)
 
 
+def held_out(controller: Array) -> Array:
+    """Whether controllers (…,) belong to the test split: every tenth does."""
+    return cast(Array, controller % 10 == 5)
+
+
 def schedule(
-    known: Robot, pool: Array, dt: float, *, episodes: int, steps: int, switch: float, seed: int
+    known: Robot, pool: Array, dt: float, *, episodes: int, steps: int, switch: float, dwell: int, seed: int
 ) -> tuple[CPG, list[list[int]]]:
-    """Which controller drives which episode, and which second one takes over where.
+    """Which controllers drive which episode, one after another.
 
     Returns:
         the policy of all episodes, and the controller indices of each.
     """
     generator = np.random.default_rng(seed)
-    first = spread(episodes, len(pool))
-    second = np.where(generator.random(episodes) < switch, generator.integers(len(pool), size=episodes), first)
-    at = generator.integers(steps // 4, max(steps // 4 + 1, 3 * steps // 4 - FADE_STEPS), size=episodes)
-    used = [[int(a)] if a == b else [int(a), int(b)] for a, b in zip(first, second, strict=True)]
-    return CPG(known, pool[first], dt, then=pool[second], at=at), used
+    count = max((steps - 1) // dwell, 0)  # switches that fit, if all come as early as they can
+    at = generator.integers(dwell, 2 * dwell, size=(episodes, count)).cumsum(1)
+    chosen = np.repeat(spread(episodes, len(pool))[:, None], count + 1, 1)
+    for split in (True, False):  # who takes over is of the same split
+        rows, others = held_out(chosen[:, 0]) == split, np.flatnonzero(held_out(np.arange(len(pool))) == split)
+        if len(others):
+            chosen[rows, 1:] = generator.choice(others, (rows.sum(), count))
+    at[generator.random(episodes) >= switch] = steps
+    used = [[int(c) for c in row[: 1 + (times < steps).sum()]] for row, times in zip(chosen, at, strict=True)]
+    return CPG(known, pool[chosen], dt, at=at), used
 
 
 def collect(
@@ -82,11 +91,15 @@ def collect(
     policies: Sequence[Policy] = (),
     action_noise: float = 0.1,
     switch: float = 0.25,
+    dwell: int = 50,
     contaminate: float = 0.0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Any:
     """Record behaviour and write it as a Minari dataset under ``MINARI_DATASETS_PATH``.
+
+    An episode ends where its robot falls, also where the environment would go on: no controller gets up again, and a
+    scale of heights that counts lying would spend half of its range on it. Random motion is recorded as it comes.
 
     Args:
         dataset_id: ``namespace/name-vN``.
@@ -98,7 +111,8 @@ def collect(
         policies: further behaviour, anything with ``predict`` (those of stable-baselines3, say); each drives
             ``episodes`` more episodes, and the last tenth of them is the test split.
         action_noise: standard deviation of the noise on executed motor commands.
-        switch: share of the episodes in which a second controller takes over.
+        switch: share of the episodes in which one controller takes over from another, at any phase of its stride.
+        dwell: control steps between two such switches: so many to twice as many, at random.
         contaminate: share of further episodes, driven at random, that spoil the dataset.
         seed: of everything.
         overwrite: replace a dataset of this id.
@@ -112,7 +126,7 @@ def collect(
     known = robot(env_id)
     if controller not in ("cpg", "random"):
         raise unknown("controller", controller, ("cpg", "random"))
-    for name, value, low in (("episodes", episodes, 1), ("steps", steps, 2)):
+    for name, value, low in (("episodes", episodes, 1), ("steps", steps, 2), ("dwell", dwell, 1)):
         if value < low:
             raise InvalidArgument(f"{name} must be at least {low}, got {value}")
     for name, share in (("switch", switch), ("contaminate", contaminate)):
@@ -130,32 +144,34 @@ def collect(
 
     def record(policy: Any, used: list[list[int]], noise: float, at: int) -> None:
         result = rollout(policy, env_id=env_id, n=len(used), steps=steps, seed=at, action_noise=noise)
+        if policy is not spoiler:
+            result = result.until_fall()
         means = {name: result.behaviour(name) for name in ("speed", "height", "energy")}
         for i, indices in enumerate(used):
             buffers.append(_buffer(result, i, number=len(buffers), seed=at + i))
-            held_out = any(index % HELD_OUT == HELD_OUT // 2 for index in indices)
             metadata.append(
                 {
                     "controllers": indices,
-                    "split": "test" if held_out else "train",
+                    "split": "test" if held_out(np.array(indices)).any() else "train",
                     **{name: float(mean[i]) for name, mean in means.items()},
                 }
             )
 
+    spoiler = RandomPolicy(known.joints, seed)
     noisy = episodes if controller == "random" else round(contaminate * episodes)
     if controller == "cpg":
         pool = controllers(env_id) if parameters is None else np.asarray(parameters, dtype=float)
         policy, used = schedule(
-            known, pool, control_step(env_id), episodes=episodes, steps=steps, switch=switch, seed=seed
+            known, pool, control_step(env_id), episodes=episodes, steps=steps, switch=switch, dwell=dwell, seed=seed
         )
         record(policy, used, action_noise, seed)
     for k, other in enumerate(policies):
         first = len(buffers)
         record(other, [[] for _ in range(episodes)], action_noise, seed + (k + 2) * episodes)
-        for entry in metadata[first + max(1, episodes - episodes // HELD_OUT) :]:
+        for entry in metadata[first + max(1, episodes - episodes // 10) :]:
             entry["split"] = "test"
     if noisy:
-        record(RandomPolicy(known.joints, seed), [[] for _ in range(noisy)], 0.0, seed + episodes)
+        record(spoiler, [[] for _ in range(noisy)], 0.0, seed + episodes)
 
     env = make(env_id)
     try:

@@ -4,7 +4,7 @@ from .covering import Covering, cover
 from .matching import Judgement, MatchingTests, MeasureMap, draw_tests, judge, measured_errors, run_tests, start_states
 from .study import prepare_study, score_study, simulated_answers
 from .switching import SCHEDULES, Switching, switch
-from .tracking import Tracking, latency, nearest_controller, repeat, summary, targets, track
+from .tracking import Tracking, latency, nearest, nearest_controller, repeat, summary, targets, track
 
 __all__ = [
     "SCHEDULES",
@@ -19,6 +19,7 @@ __all__ = [
     "judge",
     "latency",
     "measured_errors",
+    "nearest",
     "nearest_controller",
     "prepare_study",
     "repeat",

@@ -6,7 +6,9 @@ A behaviour is read as the mean over the last ``smooth`` control steps, about a 
     steady error    |level - u*(v)|, in the unit of the behaviour
     overshoot       how far it goes beyond that level, seen from where it came, as a share of the range
 
-The level is the mean over the last half of the time before the next change.
+The level is the mean over the last half of the time before the next change. A gait that wavers by more than 5% of the
+range never settles, however soon it changed; so the time is also given for the mean over all episodes, which is what
+the paper's figure shows.
 Dong et al. (2024), "AlignDiff", arXiv:2310.02054, figure 6.
 """
 
@@ -20,7 +22,7 @@ import numpy as np
 
 from suffuse.errors import InvalidArgument
 
-from ..envs import Array, Rollout, rollout
+from ..envs import Array, Policy, Rollout, rollout
 from ..requests import Commanded
 from .matching import MeasureMap
 
@@ -54,6 +56,7 @@ class Switching:
         requested: (phases,) in its unit, u*(v).
         trace: (n, T) its running mean.
         settling: (n, phases) in control steps.
+        together: (phases,) the same of the mean over episodes.
         steady: (n, phases) steady error, in its unit.
         overshoot: (n, phases) as a share of the range.
         every: control steps of a phase.
@@ -64,6 +67,7 @@ class Switching:
     requested: Array
     trace: Array
     settling: Array
+    together: Array
     steady: Array
     overshoot: Array
     every: int
@@ -92,7 +96,7 @@ def analyse(trace: Array, requested: Array, scale: MeasureMap, every: int, toler
 
 
 def switch(
-    policy: Commanded,
+    policy: Policy,
     maps: Mapping[str, MeasureMap],
     *,
     env_id: str,
@@ -106,7 +110,7 @@ def switch(
     """Let requests change ``phases - 1`` times in n episodes.
 
     Args:
-        policy: that can be asked for strengths.
+        policy: that can be asked for strengths; one that cannot does what it does.
         maps: strength to unit, of every behaviour in the schedules.
         env_id: the robot.
         schedules: behaviour -> strengths, one per phase; those of the paper if None, as far as the policy knows them.
@@ -116,18 +120,20 @@ def switch(
         start: states to start from.
         seed: of initial states and noise.
     """
-    schedules = schedules or {name: values for name, values in SCHEDULES.items() if name in policy.scales}
+    if isinstance(policy, Commanded):
+        schedules = schedules or {name: values for name, values in SCHEDULES.items() if name in policy.scales}
+    schedules = schedules or SCHEDULES
     lengths = {len(values) for values in schedules.values()}
     if len(lengths) != 1 or not set(schedules) <= set(maps):
         raise InvalidArgument(f"schedules must be of equal length and of measurable behaviours, got {schedules}")
     phases = lengths.pop()
-    result = rollout(
-        Changing(policy, schedules, every), env_id=env_id, n=n, steps=every * phases, start=start, seed=seed
-    )
+    acting: Policy = Changing(policy, schedules, every) if isinstance(policy, Commanded) else policy
+    result = rollout(acting, env_id=env_id, n=n, steps=every * phases, start=start, seed=seed)
     out = {}
     for name, strengths in schedules.items():
         requested = maps[name](np.asarray(strengths))
         trace = running_mean(result.series()[name], smooth)
         found = analyse(trace, requested, maps[name], every)
-        out[name] = Switching(name, requested, trace, every=every, rollout=result, **found)
+        together = analyse(trace.mean(0, keepdims=True), requested, maps[name], every)["settling"][0]
+        out[name] = Switching(name, requested, trace, together=together, every=every, rollout=result, **found)
     return out

@@ -96,6 +96,7 @@ class Planner(Commanded, ABC):
         candidates: K plans per decision.
         temperature: scales the initial noise.
         warm_start: time in (0, 1) to which the last plan is noised to start the next one; 0 starts from noise.
+        precision: of the network's matrix products; ``torch.bfloat16`` is faster where the processor has units for it.
         seed: candidate k of environment i at decision d starts from noise of its own, a function of (seed, i, d, k).
     """
 
@@ -114,6 +115,7 @@ class Planner(Commanded, ABC):
         candidates: int = 1,
         temperature: float = 1.0,
         warm_start: float = 0.0,
+        precision: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
         super().__init__(env_id, scales)
@@ -133,7 +135,7 @@ class Planner(Commanded, ABC):
         self.sampler = sampler or few_steps()
         self.guidance_scale, self.temperature, self.warm_start = guidance_scale, temperature, warm_start
         self.replan, self.candidates, self.director = replan, candidates, director
-        self.seed = seed
+        self.precision, self.seed = precision, seed
         self._fresh = torch.Generator().manual_seed(seed)
 
     # --- what a kind of planner supplies --------------------------------------------------------------------------
@@ -204,15 +206,16 @@ class Planner(Commanded, ABC):
             if isinstance(sampler.grid, str):
                 sampler = dataclasses.replace(sampler, steps=max(1, math.ceil(sampler.steps * self.warm_start)))
         cond = self.condition(asked)
-        x = sampler(
-            self.guided(),
-            **begin,
-            start=1.0 if last is None else self.warm_start,
-            cond=None if cond is None else cond.repeat(k).to(device),
-            generator=generator,
-            constraint=Inpaint(known, pinned, noised=False),
-            device=device,
-        )
+        with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+            x = sampler(
+                self.guided(),
+                **begin,
+                start=1.0 if last is None else self.warm_start,
+                cond=None if cond is None else cond.repeat(k).to(device),
+                generator=generator,
+                constraint=Inpaint(known, pinned, noised=False),
+                device=device,
+            )
         latent = x.unflatten(0, (n, k))
         observations, actions = self.decode(self.normaliser.inverse(latent.transpose(2, 3)))
         observations[:, :, 0] = o[:, None].to(device)  # the pinned entries, without the rounding of the normaliser

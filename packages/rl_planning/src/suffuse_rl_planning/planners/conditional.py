@@ -6,6 +6,7 @@ Dong et al. (2024), "AlignDiff", arXiv:2310.02054 (masked tokens, chosen candida
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -97,6 +98,10 @@ def train(
     )  # fmt: skip
 
 
+#: The settings of ``train`` that ``DiffusionPlanner.fit`` hands on.
+TRAINING = tuple(inspect.signature(train).parameters)[4:]
+
+
 def finite(windows: Windows) -> None:
     """Raise InvalidArgument for training data with holes."""
     labels = (windows.trajectories, *windows.behaviour.values())
@@ -140,21 +145,7 @@ class DiffusionPlanner(Planner):
         env_id: str,
         formulation: str = "v",
         bins: int = 0,
-        steps: int = 3000,
-        batch_size: int = 128,
-        lr: float = 2e-3,
-        weight_decay: float = 0.0,
-        hidden: int = 128,
-        depth: int = 3,
-        heads: int = 4,
-        patch: int = 4,
-        dropout: float = 0.2,
-        drop_all: float = 0.1,
-        ema_decay: float = 0.995,
-        out: Path | None = None,
         seed: int = 0,
-        accelerator: str = "auto",
-        progress: bool = True,
         **options: Any,
     ) -> Any:
         """Train on windows of recorded behaviour.
@@ -162,20 +153,20 @@ class DiffusionPlanner(Planner):
         Args:
             windows: of ``Episodes.windows``, with the behaviours that can then be requested.
             env_id: the robot.
-            formulation, steps, batch_size, lr, weight_decay, hidden, depth, heads, patch, dropout, drop_all, ema_decay,
-                out, seed, accelerator, progress: see ``train``.
+            formulation: a name in ``FORMULATIONS``.
             bins: of the tokens; 0 for sines and cosines.
-            options: of the planner (``guidance_scale``, ``replan``, …).
+            seed: of training, and of planning.
+            options: of ``train`` (``steps``, ``batch_size``, ``lr``, ``hidden``, ``depth``, ``patch``, ``out``,
+                ``progress``, …) and of the planner (``guidance_scale``, ``replan``, …).
         """
         finite(windows)
         scales = cls.scales_of(windows)
         normaliser, x = cls.plans_of(windows, env_id)
+        training: dict[str, Any] = {"next_observation_weight": cls.NEXT_OBSERVATION}
+        training |= {name: options.pop(name) for name in TRAINING if name in options}
         denoiser = train(
             x, encode(windows.behaviour, scales, bins), observation_dim=robot(env_id).observation_dim,
-            formulation=formulation, steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay,
-            hidden=hidden, depth=depth, heads=heads, patch=patch, dropout=dropout, drop_all=drop_all,
-            next_observation_weight=cls.NEXT_OBSERVATION, ema_decay=ema_decay, out=out, seed=seed,
-            accelerator=accelerator, progress=progress,
+            formulation=formulation, seed=seed, **training,
         )  # fmt: skip
         return cls(
             denoiser, env_id=env_id, horizon=x.shape[2], normaliser=normaliser, scales=scales, seed=seed,
