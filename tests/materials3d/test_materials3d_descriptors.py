@@ -149,6 +149,15 @@ def test_the_solver_finds_the_solution_of_the_linear_system(share):
     assert found.drel == pytest.approx(exact_diffusivity(metrics.clusters_through(ms, 1)), rel=0.01)
 
 
+@measured
+def test_two_solvers_agree(spinodal):
+    pytest.importorskip("openpnm")
+    closed = [Microstructure(ms.labels, periodic=(False,) * 3) for ms in spinodal]  # walls at the sides, for both
+    ours, other = (transport(closed, 1, solver=name) for name in ("taufactor", "porespy"))
+    assert [t.drel for t in ours] == pytest.approx([t.drel for t in other], rel=0.05)
+    assert all(t.tau > 1 for t in other if t.percolates)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -79,7 +79,8 @@ def transport(
         phase: that conducts; all others insulate.
         transport_axis: from face to face of which axis. The other two wrap where the structure is periodic in both and
             its voxels are cubes; else they end in walls.
-        solver: "taufactor" (extra ``measure``), or "porespy" (extra ``crosscheck``: it needs openpnm).
+        solver: "taufactor" (extra ``measure``), or "porespy", a direct solution to check it by, for cubic voxels and
+            always with walls at the sides (extra ``crosscheck``: it needs openpnm).
         tolerance: relative spread of the flux over the layers.
         iterations: at most; what has not converged by then is marked.
         device: of taufactor; default a GPU where there is one.
