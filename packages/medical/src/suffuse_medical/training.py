@@ -2,7 +2,8 @@ r"""How the denoisers of this package are trained: which noise, which levels, ho
 
 With s the standard deviation of what is left of the images around their mean (``nets.centred``):
 
-    schedule   EDM from 0.005 s, less than can be seen, to 100 s, where nothing of an image is left
+    schedule   EDM from 0.005 s, less than can be seen, to 100 s, where nothing of an image is left, and at least to 80,
+               where nothing is left of the mean of images in [-1, 1]: sampling starts from noise around zero
     levels     log kappa ~ N(log s, 1.5^2): half of them within a factor of three of s, where images take shape
 
 A schedule or levels that do not know s are spent where nothing happens: of the uniform times of a variance-preserving
@@ -32,7 +33,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def schedule(data_std: float) -> EDM:
     """The noise of data with this standard deviation."""
-    return EDM(sigma_min=0.005 * data_std, sigma_max=100 * data_std)
+    return EDM(sigma_min=0.005 * data_std, sigma_max=max(100 * data_std, 80.0))
 
 
 def levels(data_std: float, spread: float = 1.5) -> LogNormalKappa:

@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(9, 120, 150, 8, (32, 64), 32, 8),
+    "quick": Size(9, 80, 100, 8, (32, 64), 24, 8),
     "full": Size(96, 4000, 6000, 32, (64, 128), 256, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"

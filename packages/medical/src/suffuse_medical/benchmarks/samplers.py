@@ -169,7 +169,7 @@ def _figure(drawn: dict[tuple[str, int], Tensor], errors: dict[tuple[str, int], 
     shown = [("DPM-Solver++ (2M)", few), ("DDIM", few), ("MONAI DDIM", size.ddim[0]), ("MONAI DDIM", size.ddim[-2])]
     shown += [("MONAI DDPM", size.ddpm[0]), ("MONAI DDPM", size.ddpm[-1])]
     figure = plt.figure(figsize=(9.5, 8.5))
-    above, below = figure.subfigures(2, height_ratios=(1, 1.4))
+    above, below = figure.subfigures(2, height_ratios=(1, 1.4))  # type: ignore[misc]
     axis = above.subplots()
     pictures = below.subplots(3, len(shown))
     for label in dict.fromkeys(label for label, _ in drawn if "DDPM" not in label):
