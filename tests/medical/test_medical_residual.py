@@ -89,14 +89,22 @@ def test_a_checkpoint_keeps_its_gaussian_and_refuses_other_sizes(tmp_path):
         gaussian_part(x, -1)
 
 
-def test_streams_have_gaussians_and_levels_of_their_own():
-    streams = {"image": 1, "mask": 2}
-    gaussians = {"image": gaussian_part(_images(200), 2), "mask": gaussian_part(_images(200, (2, 4, 6)), 0)}
+@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
+def test_what_is_held_tells_the_other_stream_as_in_the_gaussian_of_both(t):
+    """Against the closed form for one noise level per stream: the Gaussian of (x, y) given y + kappa n."""
+    streams, images = {"image": 1, "mask": 2}, _images(400, (3, 4, 6))
+    images[:, 1:] = 5 * images[:, 1:]  # another unit
+    gaussian = gaussian_part(images, 3)
     backbone = JointMonaiUNet(2, streams, maps={ESTIMATE: 3}, **unet_settings((8,)))
-    joint = JointResidualDenoiser(backbone, EDM(0.01, 50), streams, gaussians, {k: g.std for k, g in gaussians.items()})
-    held = given(joint, {"mask": torch.randn(2, 2, 4, 6)})  # the untrained network knows of no relation
-    alone = GaussianDenoiser(gaussians["image"].mean, _covariance(gaussians["image"]), joint.schedule)
-    x = torch.randn(2, *SHAPE)
-    assert torch.allclose(held(x, 0.6), alone(x, 0.6).to(x.dtype), atol=2e-4)
-    level = joint.schedule.level(torch.rand(2, 3, dtype=torch.float64), like=torch.zeros(2, 3, 4, 6))
+    joint = JointResidualDenoiser(backbone, EDM(1e-4, 50), streams, gaussian, {"image": 1.0, "mask": 5.0})
+    mask, x, kappa, own = torch.randn(2, 2, 4, 6), torch.randn(2, *SHAPE), EDM(1e-4, 50).kappa(t), 0.6
+    found = joint(torch.cat([x, mask], 1), joint.streams.times({"image": own, "mask": t}, 2, x.device))[:, :1]
+    noise = torch.cat([torch.full((24,), joint.schedule.kappa(own)), torch.full((48,), kappa)]).double().square()
+    cov, mean = _covariance(gaussian).double(), gaussian.mean.flatten().double()
+    y = torch.cat([x, mask], 1).flatten(1).double() - mean
+    exact = mean + torch.linalg.solve(cov + noise.diag(), y.T).T @ cov
+    assert torch.allclose(found.flatten(1).double(), exact[:, :24], atol=2e-3)
+    held = given(joint, {"mask": mask}, t=0.0)(x, own)
+    assert torch.allclose(held, found, atol=1e-4) == (t == 0)
+    level = joint.schedule.level(torch.rand(2, 3, dtype=torch.float64), like=images[:2])
     assert joint.coefficients(level)[1].shape == (2, 3, 4, 6)

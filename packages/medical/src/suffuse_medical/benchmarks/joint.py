@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(10000, 10, 6, 200, (16, 32), 100, 3, 32, 6),
+    "quick": Size(10000, 10, 5, 120, (16, 32), 80, 3, 24, 6),
     "full": Size(100000, 48, 24, 3000, (32, 64), 600, 8, 128, 20),
 }
 EXACT = "correlated Gaussian, 24 + 12 entries"

@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(12, 12, 350, 160, (16, 32), 40, 8),
+    "quick": Size(12, 12, 300, 120, (16, 32), 40, 8),
     "full": Size(48, 48, 1500, 6000, (32, 64), 256, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"

@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(8, 4, 8, 100, 60, 64, 6, 2),
+    "quick": Size(8, 4, 8, 80, 60, 64, 6, 1),
     "full": Size(12, 8, 24, 1500, 400, 512, 10, 3),
 }
 #: (TR, TE) in ms at the unseen site, which also has ringing, another gain and another contrast curve.

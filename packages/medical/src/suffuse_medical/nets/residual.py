@@ -3,11 +3,13 @@ r"""Denoisers that start from a Gaussian: what the mean and the covariance of im
     D(x_t, t, c) = G(x_t, t) - b(t) F(c_in y, G, t, c),      y = x_t - alpha m
 
 G is the posterior mean of a Gaussian with mean m and covariance U diag(lambda) U^T + diag(psi), fitted to the training
-images, and b its posterior standard deviation, voxel by voxel. With N = alpha^2 psi + sigma^2, entry by entry,
+images, and b its posterior standard deviation, voxel by voxel. With N = alpha^2 psi + sigma^2, all entry by entry,
 
-    M = diag(lambda)^-1 + alpha^2 U^T N^-1 U,      z = M^-1 alpha U^T N^-1 y
+    M = diag(lambda)^-1 + U^T (alpha^2 / N) U,      z = M^-1 U^T (alpha / N) y
     G = m + (alpha psi / N) y + (sigma^2 / N) U z
     b^2 = sigma^2 psi / N + (sigma^2 / N)^2 diag(U M^-1 U^T)
+
+This holds as well where channels have noise levels of their own, as the streams of a joint model do.
 
 F is a free function, so nothing is approximated. Without U and with one psi = s^2 these are c_skip and c_out of Karras
 et al. (2022), arXiv:2206.00364, table 1: the same preconditioning, a covariance in the place of a variance. Above the
@@ -65,11 +67,14 @@ class GaussianPart(nn.Module):
         if not bool(rest.any()):
             raise InvalidArgument("images are all the same; a model of them has nothing to learn")
         if self.rank:
-            flat = rest.flatten(1)
+            # of channels scaled alike: what is measured in one unit and what in another count the same
+            scale = rest.square().mean((0, *range(2, rest.ndim)), keepdim=True).sqrt().clamp(min=1e-8)
+            flat = (rest / scale).flatten(1)
             _, singular, basis = torch.pca_lowrank(flat, min(self.rank + 8, *flat.shape), center=False, niter=4)
-            self.basis.copy_(basis[:, : self.rank])
+            basis = basis[:, : self.rank]
+            self.basis.copy_((scale * basis.T.unflatten(1, self.mean.shape)).flatten(1).T)
             self.variances.copy_(singular[: self.rank].square() / len(flat))
-            rest = (flat - flat @ self.basis @ self.basis.T).view_as(rest)
+            rest = rest - scale * (flat @ basis @ basis.T).view_as(rest)
         left = rest.square().mean(over, keepdim=True)[0] * len(images) / max(len(images) - self.rank, 1)
         self.psi.copy_(left.clamp(min=max(0.01 * float(left.mean()), 1e-8)))  # what was black may yet be grey
         return self
@@ -77,7 +82,12 @@ class GaussianPart(nn.Module):
     @property
     def std(self) -> float:
         """Root mean variance of an entry around m."""
-        return float(self.psi.mean() + self.variances.sum() / self.mean.numel()) ** 0.5
+        return float(self.variance.mean()) ** 0.5
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every entry, like m."""
+        return self.psi + (self.basis.square() @ self.variances).view_as(self.psi)
 
     def deviation(self, x: Tensor, alpha: Any) -> Tensor:
         """y of x_t (B, C, *spatial). Raises InvalidArgument for images of another size."""
@@ -89,7 +99,7 @@ class GaussianPart(nn.Module):
         return x - alpha * self.mean
 
     def posterior(self, y: Tensor, alpha: Any, sigma: Any) -> Tensor:
-        """G; alpha and sigma are numbers, or (B, 1, ...)."""
+        """G; alpha and sigma are numbers, (B, 1, ...) or (B, C, 1, ...)."""
         noisy = alpha**2 * self.psi + sigma**2
         mean = self.mean + alpha * self.psi / noisy * y
         if self.rank:
@@ -112,10 +122,9 @@ class GaussianPart(nn.Module):
 
     def _root(self, alpha: Any, noisy: Tensor) -> Tensor:
         """The Cholesky factor of M, for every noise level, (1 or B, r, r)."""
-        inverse = (1 / noisy).reshape(-1, self.mean.numel())
-        signal = alpha.reshape(-1, 1, 1) if isinstance(alpha, Tensor) else alpha
-        inner = torch.einsum("dr,bd,ds->brs", self.basis, inverse, self.basis)
-        return torch.linalg.cholesky((1 / self.variances).diag() + signal**2 * inner)
+        weight = (alpha**2 / noisy).reshape(-1, self.mean.numel())
+        inner = torch.einsum("dr,bd,ds->brs", self.basis, weight, self.basis)
+        return torch.linalg.cholesky((1 / self.variances).diag() + inner)
 
 
 def gaussian_part(images: Tensor, rank: int | None) -> GaussianPart:
@@ -134,20 +143,10 @@ def gaussian_part(images: Tensor, rank: int | None) -> GaussianPart:
     return GaussianPart(images.shape[1:], rank).fit(images)
 
 
-@serializable
-class ResidualDenoiser(NetworkDenoiser):
-    """A network beside a Gaussian, which is part of the checkpoint; see the module.
+class _Residual(NetworkDenoiser):
+    """The equation, for networks of one stream and of several."""
 
-    Args:
-        backbone: of the maps ``"estimate"``, which is G, and those of the condition.
-        schedule: as of ``NetworkDenoiser``.
-        gaussian: from :func:`gaussian_part`.
-        data_std: its ``std``.
-    """
-
-    def __init__(self, backbone: nn.Module, schedule: Schedule, gaussian: GaussianPart, data_std: float) -> None:
-        super().__init__(backbone, schedule, "v_prediction", data_std=data_std)
-        self.gaussian = gaussian
+    gaussian: GaussianPart
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         level = self.schedule.level(t, like=x)
@@ -161,12 +160,30 @@ class ResidualDenoiser(NetworkDenoiser):
 
 
 @serializable
-class JointResidualDenoiser(JointNetworkDenoiser):
-    """The same of several streams, each with a Gaussian and a noise level of its own.
+class ResidualDenoiser(_Residual):
+    """A network beside a Gaussian, which is part of the checkpoint; see the module.
+
+    Args:
+        backbone: of the maps ``"estimate"``, which is G, and those of the condition.
+        schedule: as of ``NetworkDenoiser``.
+        gaussian: from :func:`gaussian_part`.
+        data_std: its ``std``.
+    """
+
+    def __init__(self, backbone: nn.Module, schedule: Schedule, gaussian: GaussianPart, data_std: float) -> None:
+        super().__init__(backbone, schedule, "v_prediction", data_std=data_std)
+        self.gaussian = gaussian
+
+
+@serializable
+class JointResidualDenoiser(_Residual, JointNetworkDenoiser):
+    """The same of several streams, each at a noise level of its own, beside one Gaussian of all of them.
+
+    The Gaussian knows how the streams go together, linearly: it draws a rough mask for an image before any training.
 
     Args:
         backbone, schedule, streams, data_std: as of ``JointNetworkDenoiser``.
-        gaussians: name -> :func:`gaussian_part` of the stream.
+        gaussian: of the streams side by side.
     """
 
     def __init__(
@@ -174,35 +191,8 @@ class JointResidualDenoiser(JointNetworkDenoiser):
         backbone: nn.Module,
         schedule: Schedule,
         streams: Mapping[str, int],
-        gaussians: Mapping[str, GaussianPart],
+        gaussian: GaussianPart,
         data_std: Mapping[str, float],
     ) -> None:
-        super().__init__(backbone, schedule, streams, data_std=data_std)
-        self.gaussians = nn.ModuleDict({name: gaussians[name] for name in streams})
-
-    def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
-        t = torch.as_tensor(t, device=x.device, dtype=torch.float32 if x.device.type == "mps" else torch.float64)
-        if t.ndim < 2:
-            t = t.reshape(-1, 1).expand(len(x), x.shape[1])
-        deviations, means = [], []
-        for (gaussian, alpha, sigma), part in zip(
-            self._streams(self.schedule.level(t, like=x)), self.streams.split(x).values(), strict=True
-        ):
-            deviations.append(gaussian.deviation(part, alpha))
-            means.append(gaussian.posterior(deviations[-1], alpha, sigma))
-        mean = torch.cat(means, dim=1)
-        return mean + super().forward(torch.cat(deviations, dim=1), t, with_estimate(cond, mean))
-
-    def coefficients(self, level: Level) -> tuple[Any, Any]:
-        """As of ``ResidualDenoiser``."""
-        return 0.0, -torch.cat(
-            [gaussian.spread(alpha, sigma) for gaussian, alpha, sigma in self._streams(level)], dim=1
-        )
-
-    def _streams(self, level: Level) -> list[tuple[GaussianPart, Tensor, Tensor]]:
-        """The Gaussian, alpha and sigma of every stream, (B, 1, ...) each."""
-        parts: Any = self.gaussians.children()
-        first = self.streams.first
-        return [
-            (part, level.alpha[:, k : k + 1], level.sigma[:, k : k + 1]) for part, k in zip(parts, first, strict=True)
-        ]
+        super().__init__(backbone, schedule, streams, data_std=data_std)  # type: ignore[arg-type]
+        self.gaussian = gaussian

@@ -68,7 +68,7 @@ def fit(
         images: (N, C, *spatial) in [-1, 1].
         layout: (N, K, *spatial) one-hot, see ``stedm.layout_maps``.
         channels: of MONAI's UNet, to which ``unet`` are further arguments.
-        rank: of the Gaussian of each stream that the network starts from, see ``nets.gaussian_part``.
+        rank: of the Gaussian of both that the network starts from, see ``nets.gaussian_part``.
         shared_time: draw one time for both streams: the ablation, whose conditionals are wrong.
     """
     if len(images) != len(layout) or images.shape[2:] != layout.shape[2:]:
@@ -78,15 +78,16 @@ def fit(
     torch.manual_seed(seed)
     streams = Streams({IMAGE: images.shape[1], MASK: layout.shape[1]})
     both = torch.cat([images, to_stream(layout)], dim=1)
-    gaussians = {name: gaussian_part(part, rank) for name, part in streams.split(both).items()}
-    scales = {name: gaussian.std for name, gaussian in gaussians.items()}
+    gaussian = gaussian_part(both, rank)
+    variance = streams.split(gaussian.variance[None])
+    scales = {name: float(part.mean()) ** 0.5 for name, part in variance.items()}
     low, high = (training.schedule(scale) for scale in (min(scales.values()), max(scales.values())))
     settings = unet_settings(channels, maps={ESTIMATE: streams.total}, **unet)
     denoiser = JointResidualDenoiser(
         JointMonaiUNet(images.ndim - 2, streams.channels, **settings),
         EDM(low.sigma_min, high.sigma_max),
         streams.channels,
-        gaussians,
+        gaussian,
         scales,
     )
     widths = (streams.total,) if shared_time else tuple(streams.channels.values())
