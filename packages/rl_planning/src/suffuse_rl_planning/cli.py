@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     from .recipes import aligndiff, render_aligndiff
 
     headless()
-    commands = {
+    commands: Any = {
         "collect": collect, "label": label, "train": aligndiff.train, "evaluate": evaluate, "render": render_aligndiff,
     }  # fmt: skip
     try:

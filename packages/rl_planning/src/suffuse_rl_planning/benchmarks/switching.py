@@ -57,7 +57,7 @@ def switching(run: Run) -> None:
                 policy, lab.maps, env_id=ENV, schedules=schedules, every=every, n=n, seed=run.seed
             )  # fmt: skip
         for behaviour, result in found[name].items():
-            setting = {"behaviour": behaviour, "every": every}
+            setting: dict[str, Any] = {"behaviour": behaviour, "every": every}
             common: dict[str, Any] = {"dataset": DATASETS[ENV], "method": name, "n": n}
             # the first phase starts from rest, and is no switch
             for of, steps in (("episode", result.settling[:, 1:]), ("mean", result.together[1:])):
