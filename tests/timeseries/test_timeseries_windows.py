@@ -57,6 +57,16 @@ def test_a_lag_is_known_in_the_horizon_as_far_as_it_reaches_back():
     torch.testing.assert_close(w.values[:, 1, CONTEXT : CONTEXT + 3], (past / w.scale)[:, -3:])
 
 
+def test_standardised_lags_of_a_rising_series_stay_in_the_unit_of_the_series():
+    """In the unit of the context, they would be -10 / 8 and more of its range below it."""
+    past = torch.arange(float(PAST)).expand(2, -1) ** 2
+    w = cut(past, torch.ones_like(past), scaling="std")
+    context = w.values[..., :CONTEXT]
+    torch.testing.assert_close(context.mean(-1), torch.zeros(2, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(context.square().mean(-1), torch.ones(2, 3))
+    torch.testing.assert_close(w.loc + w.scale * context[:, 0], past[:, -CONTEXT:])
+
+
 def test_lagged_shifts():
     series = torch.arange(10.0)[None]
     assert lagged(series, (2,), 4)[0].tolist() == [[6, 7, 8, 9], [4, 5, 6, 7]]

@@ -7,6 +7,9 @@ A window has L = context + horizon steps. Channel 0 is the series itself, channe
 so long history conditions the horizon: at horizon step k a lag channel is known whenever lag_j >= k. All channels are
 diffused. Kollovieh et al. (2023), arXiv:2307.11494, section 4 and appendix B.
 
+Under ``std`` scaling every channel has a loc and a scale of its own. In the unit of the context, what a series was a
+year ago may be so far away that it outweighs the series itself in the loss.
+
 Of a multivariate series each variate is scaled and lagged alone, and the D of them are a further axis.
 """
 
@@ -98,16 +101,20 @@ def window(
     if future is None or future_observed is None:
         future = future_observed = past.new_zeros(len(past), prediction_length)
     told = F.pad(torch.ones_like(past), (0, prediction_length)) if told is None else told
-    of = past_observed * told[:, : past.shape[1]]
-    loc, scale = location_and_scale(past, of, context_length, scaling, default_scale)
-
     seen = torch.cat([past_observed, future_observed], dim=1)
-    values = (torch.cat([past, future], dim=1) - loc) / scale
-    seen = seen * (values.abs() <= LIMIT)
-    values = torch.where(seen > 0, values, 0.0)
-    length = context_length + prediction_length
-    x, observed, known = (lagged(series, lags, length) for series in (values, seen, seen * told))
-    return Window(x, observed, known, loc, scale)
+    whole = (torch.cat([past, future], dim=1), seen, seen * told)
+    x, observed, known = (lagged(series, lags, context_length + prediction_length) for series in whole)
+    if scaling == "std":
+        values, of = (series[..., :context_length].flatten(0, 1) for series in (x, known))
+        units = location_and_scale(values, of, context_length, scaling, default_scale)
+        loc, scale = (unit.view(len(x), -1, 1) for unit in units)
+    else:
+        of = past_observed * told[:, : past.shape[1]]
+        units = location_and_scale(past, of, context_length, scaling, default_scale)
+        loc, scale = (unit.unsqueeze(1) for unit in units)
+    x = (x - loc) / scale
+    here = observed * (x.abs() <= LIMIT)
+    return Window(torch.where(here > 0, x, 0.0), here, known * here, loc[:, 0], scale[:, 0])
 
 
 def training_mask(past: Tensor, future: Tensor, masking: Masking) -> Tensor:
