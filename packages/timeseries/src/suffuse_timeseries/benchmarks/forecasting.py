@@ -44,7 +44,6 @@ PUBLISHED = {method: dict(zip(ORDER, values, strict=True)) for method, values in
 CHECK = {"m4_hourly": 0.04831, "exchange_rate_nips": 0.01075}
 
 METRICS = ("CRPS", "ND", "NRMSE", "MASE")  # less is better
-GUIDED = ("tsdiff-ms, scale", "tsdiff-q, scale", "tsdiff-ms", "tsdiff-q")
 CLASSICAL = ("seasonal-naive", "ridge", "ridge-residuals")
 
 
@@ -59,10 +58,10 @@ def forecasting(run: Run) -> None:
     """CRPS is GluonTS's mean weighted quantile loss over the levels 0.1 to 0.9, summed over series and steps.
 
     ``tsdiff-q`` and ``tsdiff-ms`` are guided forecasts of one unconditional model, as far as the energy falls along its
-    gradient; with a ``scale``, as in the paper, which is the preset's, in the full profile the best of five on the last
-    horizons of 12 training series. ``tsdiff-cond`` is the same network, trained to forecast. ``ridge`` is the paper's
-    Linear, a point forecast; ``ridge-residuals`` adds residual vectors of held-out training windows. ``coverage error``
-    is the distance from 0.8 of the share of what happened between the quantiles 0.1 and 0.9.
+    gradient; ``timeseries/samplers`` has them with a scale, as in the paper. ``tsdiff-cond`` is the same network, trained
+    to forecast. ``ridge`` is the paper's Linear, a point forecast; ``ridge-residuals`` adds residual vectors of held-out
+    training windows. ``coverage error`` is the distance from 0.8 of the share of what happened between the quantiles 0.1
+    and 0.9.
     """
     from .store import Store
 
@@ -79,7 +78,7 @@ def compare(run: Run, store: Store, task: Task) -> None:
     from ..plots import fans
 
     loaded = task.load(run)
-    names = (*CLASSICAL, *task.rivals, "tsdiff-cond", *GUIDED)
+    names = (*CLASSICAL, *task.rivals, "tsdiff-cond", "tsdiff-ms", "tsdiff-q")
     crps: dict[str, float] = {}
     kept: dict[str, list[Any]] = {}
     for name in names:
@@ -90,7 +89,7 @@ def compare(run: Run, store: Store, task: Task) -> None:
         found, known = (f"{value:.5f}" for value in (crps["seasonal-naive"], CHECK[task.dataset]))
         verdict = "that is" if found == known else "it should be"
         run.note(f"{task.dataset}: seasonal naive has CRPS {found}, and {verdict} its known {known}.")
-    for ours, other in (("tsdiff-q", "seasonal-naive"), ("tsdiff-q", "tsdiff-ms"), ("tsdiff-q", "tsdiff-q, scale")):
+    for ours, other in (("tsdiff-q", "seasonal-naive"), ("tsdiff-q", "tsdiff-ms")):
         verdict = "is" if crps[ours] < crps[other] else "is not"
         run.note(f"{task.dataset}: {ours} {verdict} better than {other} (CRPS {crps[ours]:.4f} and {crps[other]:.4f}).")
     if (published := PUBLISHED["tsdiff-q"].get(task.dataset)) and task.series is None:
@@ -113,7 +112,7 @@ def score(loaded: Loaded, store: Store, method: str) -> tuple[float, list[Any]]:
     facts = {**loaded.facts(method=method, samples=task.samples, series=task.series), **setting}
     forecasts, seconds = store.forecasts(facts, loaded.test, make)
     scores = scored(forecasts, loaded.test)
-    published = PUBLISHED.get(method.removesuffix(", scale"), {}).get(task.dataset) if task.series is None else None
+    published = PUBLISHED.get(method, {}).get(task.dataset) if task.series is None else None
     for metric in METRICS:
         run.row(
             dataset=loaded.name,
@@ -155,7 +154,7 @@ def baseline(loaded: Loaded, method: str) -> tuple[dict[str, Any], Making]:
     return setting, make
 
 
-def asked(method: str, scaled: bool = False) -> Callable[[Loaded, Store], tuple[dict[str, Any], Making]]:
+def asked(method: str) -> Callable[[Loaded, Store], tuple[dict[str, Any], Making]]:
     """A TSDiff model asked by one method."""
 
     def how(loaded: Loaded, store: Store) -> tuple[dict[str, Any], Making]:
@@ -165,8 +164,7 @@ def asked(method: str, scaled: bool = False) -> Callable[[Loaded, Store], tuple[
         model, seconds = loaded.model(store, condition_dropout=0.0 if method == "cond" else 1.0)
         settings: dict[str, Any] = {"sampler": "dpmpp-2m", "steps": 10}
         if method != "cond":
-            scale = loaded.tuned(store, model, method) if scaled else None
-            settings = {"guidance_scale": scale, "sampler": task.sampler, "steps": task.sampling_steps}
+            settings = {"guidance_scale": None, "sampler": task.sampler, "steps": task.sampling_steps}
 
         def make() -> tuple[list[Forecast], float]:
             start = time.perf_counter()
@@ -178,10 +176,4 @@ def asked(method: str, scaled: bool = False) -> Callable[[Loaded, Store], tuple[
     return how
 
 
-METHODS = {
-    "tsdiff-cond": asked("cond"),
-    "tsdiff-ms": asked("ms"),
-    "tsdiff-q": asked("q"),
-    "tsdiff-ms, scale": asked("ms", scaled=True),
-    "tsdiff-q, scale": asked("q", scaled=True),
-}
+METHODS = {"tsdiff-cond": asked("cond"), "tsdiff-ms": asked("ms"), "tsdiff-q": asked("q")}
