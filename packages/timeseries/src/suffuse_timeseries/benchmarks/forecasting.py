@@ -57,11 +57,11 @@ CLASSICAL = ("seasonal-naive", "ridge", "ridge-residuals")
 def forecasting(run: Run) -> None:
     """CRPS is GluonTS's mean weighted quantile loss over the levels 0.1 to 0.9, summed over series and steps.
 
-    ``tsdiff-q`` and ``tsdiff-ms`` are guided forecasts of one unconditional model, as far as the energy falls along its
-    gradient; ``timeseries/samplers`` has them with a scale, as in the paper. ``tsdiff-cond`` is the same network, trained
-    to forecast. ``ridge`` is the paper's Linear, a point forecast; ``ridge-residuals`` adds residual vectors of held-out
-    training windows. ``coverage error`` is the distance from 0.8 of the share of what happened between the quantiles 0.1
-    and 0.9.
+    ``tsdiff-q`` and ``tsdiff-ms`` are guided forecasts of one unconditional model, as far as the energy falls along
+    its gradient; ``timeseries/samplers`` has them with a scale, as in the paper. ``tsdiff-cond`` is the same network,
+    trained to forecast. ``ridge`` is the paper's Linear, a point forecast; ``ridge-residuals`` adds residual vectors of
+    held-out training windows. ``coverage error`` is the distance from 0.8 of the share of what happened between the
+    quantiles 0.1 and 0.9.
     """
     from .store import Store
 
