@@ -169,6 +169,17 @@ def test_a_measure_map_is_monotone_and_recovers_a_monotone_law():
     assert (np.diff(u(x)) >= 0).all() and np.abs(u(x) - x**2).max() < 0.05
 
 
+def test_the_best_recording_answers_what_was_recorded(attributes, episodes, tests):
+    """Asked for what stretches of the data have, the data has it; more stretches are never further away."""
+    maps = MeasureMap.fit(attributes, episodes, n=200, length=20)
+    few, many = (evaluate.best_recorded(episodes, tests, maps, n=n, length=20)[0] for n in (1, 400))
+    assert many.of("mean").mean() < 0.5 * few.of("mean").mean()
+    hindsight = evaluate.draw_tests(attributes, episodes, n=8, law="dataset_joint", length=20)
+    judged, details = evaluate.best_recorded(episodes, hindsight, maps, n=2000, length=20)
+    assert judged.errors.shape == (8, 1) and np.median(judged.errors) < 0.05
+    assert all(len(d["error"]) == len(d["achieved"]) == len(d["test"]) for d in details.values())
+
+
 # --- switching and covering -----------------------------------------------------------------------------------------
 
 

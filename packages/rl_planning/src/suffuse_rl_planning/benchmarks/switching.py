@@ -21,8 +21,8 @@ def switching(run: Run) -> None:
     """Speed and torso height are requested together, and change every 200 control steps as in the paper's figure 6.
     Settling time is until the running mean over 20 steps stays within 5% of the dataset's range of the level that it
     ends at; steady error is from that level to what the strength means on the dataset; overshoot is beyond that level,
-    as a share of the range. Settling is of each episode (median), and of the mean over episodes. 'nearest controllers'
-    are the recorded gaits nearest to each request, one after another, as a ceiling: what wavers in them never settles.
+    as a share of the range. Settling is of each episode (median), and of the mean over episodes, which wavers
+    less. 'nearest controllers' are the recorded gaits nearest to each request, one after another, as a ceiling.
     """
     import numpy as np
 

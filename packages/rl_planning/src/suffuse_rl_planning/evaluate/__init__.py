@@ -1,7 +1,17 @@
 """How well a request was met, by judges that are not the model that chose the plan."""
 
 from .covering import Covering, cover
-from .matching import Judgement, MatchingTests, MeasureMap, draw_tests, judge, measured_errors, run_tests, start_states
+from .matching import (
+    Judgement,
+    MatchingTests,
+    MeasureMap,
+    best_recorded,
+    draw_tests,
+    judge,
+    measured_errors,
+    run_tests,
+    start_states,
+)
 from .study import prepare_study, score_study, simulated_answers
 from .switching import SCHEDULES, Switching, switch
 from .tracking import Tracking, latency, nearest, nearest_controller, repeat, summary, targets, track
@@ -14,6 +24,7 @@ __all__ = [
     "MeasureMap",
     "Switching",
     "Tracking",
+    "best_recorded",
     "cover",
     "draw_tests",
     "judge",

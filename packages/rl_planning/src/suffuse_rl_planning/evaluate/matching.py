@@ -242,3 +242,32 @@ def measured_errors(
         }
     errors = np.where(up, wrong / np.maximum(asked, 1)[:, None], 1.0)
     return Judgement(errors[asked > 0]), details
+
+
+def best_recorded(
+    episodes: Episodes, tests: MatchingTests, maps: Mapping[str, MeasureMap], *, n: int = 5000, length: int = 50,
+    seed: int = 0,
+) -> tuple[Judgement, dict[str, Any]]:  # fmt: skip
+    """What ``measured_errors`` would say if every test were answered by the best of n recorded stretches.
+
+    A ceiling that needs no policy: what is missing from it is missing from the data.
+    """
+    first = stretches(episodes, n, length, seed=seed)
+    held = {name: behaviours.over(name, episodes.behaviour, first, first + length, episodes.dt) for name in maps}
+    rows = {name: tests.attributes.index(name) for name in maps}
+    masks = {name: tests.mask[:, k] for name, k in rows.items()}
+    errors = {name: np.abs(held[name] - maps[name](tests.targets[:, k])[:, None]) for name, k in rows.items()}
+    wrong = sum(masks[name][:, None] * np.minimum(error / maps[name].range, 1.0) for name, error in errors.items())
+    asked = sum(mask.astype(int) for mask in masks.values())
+    best = np.asarray(wrong).argmin(1)
+    details = {
+        name: {
+            "requested": tests.targets[mask, rows[name]],
+            "achieved": held[name][best[mask]],
+            "error": errors[name][mask, best[mask]],
+            "test": np.flatnonzero(mask),
+        }
+        for name, mask in masks.items()
+    }
+    least = np.asarray(wrong).min(1)[asked > 0] / np.asarray(asked)[asked > 0]
+    return Judgement(least[:, None]), details

@@ -6,9 +6,9 @@ A behaviour is read as the mean over the last ``smooth`` control steps, about a 
     steady error    |level - u*(v)|, in the unit of the behaviour
     overshoot       how far it goes beyond that level, seen from where it came, as a share of the range
 
-The level is the mean over the last half of the time before the next change. A gait that wavers by more than 5% of the
-range never settles, however soon it changed; so the time is also given for the mean over all episodes, which is what
-the paper's figure shows.
+The level is the mean over the last half of the time before the next change. A policy that wavers by more than 5% of the
+range never settles, however soon it changed; so the time is also given for the mean over all episodes, a curve like the
+paper's. It says when behaviour changes, and the time of single episodes whether it then stays.
 Dong et al. (2024), "AlignDiff", arXiv:2310.02054, figure 6.
 """
 
