@@ -325,6 +325,7 @@ def train_denoiser(
     widths: Sequence[int] = (128,),
     blocks: int = 2,
     patch: int = 2,
+    pool: bool = True,
     steps: int = 2000,
     batch_size: int = 16,
     lr: float = 2e-3,
@@ -348,7 +349,7 @@ def train_denoiser(
         scaler: of the attributes.
         values: (N, A) measured attributes.
         periodic: per axis.
-        widths, blocks, patch: of ``PeriodicUNet``.
+        widths, blocks, patch, pool: of ``PeriodicUNet``.
         cond_dropout: probability of leaving out each attribute.
         optional: attributes (the process parameters) that are left out together a third of the time, and asked for
             without the others another third.
@@ -357,7 +358,7 @@ def train_denoiser(
     torch.manual_seed(seed)
     backbone = PeriodicUNet(
         z.shape[2], tuple(widths), blocks, scaler.tokens, periodic=periodic, patch=patch,
-        correlation=scaler.correlation(values), pool=True,
+        correlation=scaler.correlation(values), pool=pool,
     )  # fmt: skip
     if any(n % backbone.factor for n in z.shape[3:]):
         raise InvalidArgument(

@@ -42,7 +42,8 @@ class PeriodicUNet(nn.Module):
         periodic: per axis, whether it wraps; zeros are seen beyond the others.
         patch: 2 turns blocks of 2 x 2 x 2 voxels into channels first; 1 works at the resolution of x.
         correlation: of the first features of the tokens in the data, where they are scores: see ``Beyond``.
-        pool: also show the network the mean over the box, by which it sets the fractions of the whole.
+        pool: also show the network the mean over the box, by which it sets the fractions of the whole; in boxes much
+            larger than those of training they then overshoot, and drift from place to place.
     """
 
     def __init__(
