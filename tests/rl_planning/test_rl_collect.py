@@ -78,6 +78,8 @@ def test_those_who_take_over_are_of_the_same_split():
     assert {len(row) for row in used} >= {1, 3, 4}
     assert all(len(set(held_out(np.array(row)))) == 1 for row in used)
     assert 0.05 < np.mean([held_out(np.array(row)).any() for row in used]) < 0.15
+    for total, episodes in ((401, 40), (401, 60), (291, 30), (68, 34)):  # no resonance leaves a split empty
+        assert 0.02 < held_out(spread(episodes, total)).mean() < 0.2
 
 
 def test_an_episode_ends_where_the_robot_falls():
