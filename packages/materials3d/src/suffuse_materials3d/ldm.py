@@ -325,7 +325,6 @@ def train_denoiser(
     widths: Sequence[int] = (128,),
     blocks: int = 2,
     patch: int = 2,
-    pool: bool = True,
     steps: int = 2000,
     batch_size: int = 16,
     lr: float = 2e-3,
@@ -341,15 +340,14 @@ def train_denoiser(
     """Train a denoiser of latents with the attributes as tokens, each left out at random, so that any can be asked for.
 
     What makes it do what it is asked for, in a short training: attributes are also shown by what they say beyond the
-    others (``nets.Beyond``); the network sees the mean of its latents (``pool``), and is trained to get it right
-    (``BoxMeanObjective``).
+    others (``nets.Beyond``), and the mean of the latents counts for more than their number (``BoxMeanObjective``).
 
     Args:
         z: latents (N, V, C, x, y, z), standardised.
         scaler: of the attributes.
         values: (N, A) measured attributes.
         periodic: per axis.
-        widths, blocks, patch, pool: of ``PeriodicUNet``.
+        widths, blocks, patch: of ``PeriodicUNet``.
         cond_dropout: probability of leaving out each attribute.
         optional: attributes (the process parameters) that are left out together a third of the time, and asked for
             without the others another third.
@@ -358,7 +356,7 @@ def train_denoiser(
     torch.manual_seed(seed)
     backbone = PeriodicUNet(
         z.shape[2], tuple(widths), blocks, scaler.tokens, periodic=periodic, patch=patch,
-        correlation=scaler.correlation(values), pool=pool,
+        correlation=scaler.correlation(values),
     )  # fmt: skip
     if any(n % backbone.factor for n in z.shape[3:]):
         raise InvalidArgument(

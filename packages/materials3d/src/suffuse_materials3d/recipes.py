@@ -255,7 +255,6 @@ def ldm(
     patch: Sequence[int] = (32, 32, 32),
     held_out: float = 0.2,
     boundary: str = "periodic",
-    pool: bool = True,
     workers: int = 0,
     out: Path = Path("runs/materials3d/ldm"),
     seed: int = 0,
@@ -274,8 +273,6 @@ def ldm(
         patch: voxels of a patch of a large volume.
         held_out: share of the simulations (or of the length of a large volume) that is not trained on.
         boundary: of simulations: periodic, or film.
-        pool: the network sees the mean of its box, which fits structures of the size of training; take False to make
-            much larger ones.
         workers: processes that simulate; 0 is one per core.
         out: folder of the checkpoint, the simulated data and the logs.
         seed: of simulations, split, weights, data order and noise.
@@ -312,7 +309,7 @@ def ldm(
     scaler = AttributeScaler(asked).fit(train.table(asked), seed)
     denoiser = train_denoiser(
         z, scaler, train.table(asked), periodic=train.periodic, widths=sizes["widths"], blocks=sizes["blocks"],
-        pool=pool, steps=sizes["steps"], batch_size=sizes["batch_size"],
+        steps=sizes["steps"], batch_size=sizes["batch_size"],
         optional=[p for p in process if p in asked], out=out, precision=precision, **common,
     )  # fmt: skip
     model = MicrostructureLDM(denoiser, autoencoder.cpu(), scaler, predictor, predicted_scaler, train.shape, facts)

@@ -42,8 +42,6 @@ class PeriodicUNet(nn.Module):
         periodic: per axis, whether it wraps; zeros are seen beyond the others.
         patch: 2 turns blocks of 2 x 2 x 2 voxels into channels first; 1 works at the resolution of x.
         correlation: of the first features of the tokens in the data, where they are scores: see ``Beyond``.
-        pool: also show the network the mean over the box, by which it sets the fractions of the whole; in boxes much
-            larger than those of training they then overshoot, and drift from place to place.
     """
 
     def __init__(
@@ -56,7 +54,6 @@ class PeriodicUNet(nn.Module):
         periodic: Sequence[bool] = (True, True, True),
         patch: int = 2,
         correlation: Sequence[Sequence[float]] | None = None,
-        pool: bool = False,
     ) -> None:
         super().__init__()
         if patch not in (1, 2):
@@ -75,7 +72,6 @@ class PeriodicUNet(nn.Module):
         self.noise = NoiseEmbedding(embedding)
         self.tokens = TokenEncoder(tokens, embedding) if tokens else None
         self.beyond = Beyond(list(tokens or {}), correlation, embedding) if correlation is not None else None
-        self.pool = nn.Linear(widths[0], embedding) if pool else None
         self.embed = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
 
         def stack(width: int) -> nn.ModuleList:
@@ -100,10 +96,7 @@ class PeriodicUNet(nn.Module):
             e = e + self.tokens(self._scaled(cond), len(x)).mean(1)
         if self.beyond is not None and cond is not None:
             e = e + self.beyond(cond)
-        h, skips = self.stem(space_to_depth(x) if self.patch == 2 else x), []
-        if self.pool is not None:
-            e = e + self.pool(h.mean((2, 3, 4)))
-        e = self.embed(e)
+        e, h, skips = self.embed(e), self.stem(space_to_depth(x) if self.patch == 2 else x), []
         for level, blocks in enumerate(self.down):
             for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, e)
