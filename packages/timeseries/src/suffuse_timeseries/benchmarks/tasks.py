@@ -190,7 +190,7 @@ PAPER: dict[str, Any] = {
 #: training and windows, and fewer samples.
 CORES: dict[str, Any] = {
     "steps": 1_000, "batch_size": 32, "width": 32, "state": 32, "lr": 2e-3, "samples": 16, "sampler": "ddpm",
-    "sampling_steps": 50, "rivals": ("deepar", "patchtst"), "rival_steps": 300,
+    "sampling_steps": 50, "rivals": ("deepar", "patchtst", "tft", "csdi"), "rival_steps": 300,
 }  # fmt: skip
 #: Contexts on a CPU; the paper has 312 to 360.
 SHORT = {"m4_hourly": 144, "exchange_rate_nips": 150}
