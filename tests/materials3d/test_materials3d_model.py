@@ -158,7 +158,7 @@ def test_shapes_counts_and_no_request(checkpoint):
         ({"targets": [0.5, float("nan")]}, r"\[0, 1\], got nan"),
         ({"targets": 0.9, "strict": True}, r"volume_fraction=0.9 is outside of what the training data have"),
         ({"targets": []}, "volume_fraction is empty"),
-        ({"targets": 0.5, "n": 0}, "n and batch_size"),
+        ({"targets": 0.5, "n": 0}, "n, batch_size and candidates"),
         ({"targets": 0.5, "steps": 0}, "steps"),
         ({"targets": 0.5, "shape": (8, 8)}, "shape"),
         ({"targets": 0.5, "shape": (8, 8, 9)}, "multiples of 4"),
