@@ -16,9 +16,9 @@ from suffuse_timeseries.benchmarks.store import Store
 from suffuse_timeseries.metrics import evaluate, score
 
 # the modules; the package has the benchmarks of these names
-forecasting, imputation, missing = (
+forecasting, guidance, imputation, missing = (
     importlib.import_module(f"suffuse_timeseries.benchmarks.{name}")
-    for name in ("forecasting", "imputation", "missing")
+    for name in ("forecasting", "guidance", "imputation", "missing")
 )
 
 
@@ -136,6 +136,19 @@ def test_shorter_windows_are_guided_more(tmp_path):
     whole, half = (tasks.Task("elnino", steps=1, context=c).load(run(tmp_path)) for c in (None, 18))
     assert whole.guidance_scale("q") == 2.0 and whole.guidance_scale("ms") == 0.25
     assert half.guidance_scale("q") == 2.0 * (48 + 12) / (18 + 12)
+
+
+def test_a_scale_is_chosen_without_the_windows_it_is_judged_on():
+    """Scale 1 is right on the even windows, 2 on the odd ones: chosen elsewhere, each is used where it is wrong."""
+    test = [entry(np.full(30, 1.0 if i % 2 else 5.0)) for i in range(6)]
+
+    def forecasts(right):
+        values = [np.full((9, 10), y if i % 2 == right else y + 2) for i, y in enumerate(e["target"][-1] for e in test)]
+        return [SampleForecast(v, e["start"] + 20, item_id="a") for v, e in zip(values, test, strict=True)]
+
+    made = {1.0: forecasts(0), 2.0: forecasts(1)}
+    assert guidance.chosen_elsewhere(made, test) == pytest.approx(6 * 2 / (3 * 5 + 3 * 1))
+    assert guidance.chosen_elsewhere({1.0: made[1.0]}, test) == pytest.approx(score(made[1.0], test)["CRPS"])
 
 
 def test_the_official_code_is_asked_for(tmp_path, monkeypatch):

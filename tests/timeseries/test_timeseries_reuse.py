@@ -1,4 +1,4 @@
-"""The benchmarks of refinement and synthesis report what they should, at toy size, from models that are kept."""
+"""Benchmarks of refinement, synthesis and guidance report what they should, at toy size, from models that are kept."""
 
 import importlib
 
@@ -11,6 +11,7 @@ from suffuse_timeseries.benchmarks.tasks import Task
 tasks = importlib.import_module("suffuse_timeseries.benchmarks.tasks")
 refinement = importlib.import_module("suffuse_timeseries.benchmarks.refinement")
 synthesis = importlib.import_module("suffuse_timeseries.benchmarks.synthesis")
+guidance = importlib.import_module("suffuse_timeseries.benchmarks.guidance")
 TOY = Task("elnino", steps=3, batch_size=8, width=8, state=4, samples=4, series=3, rivals=("deepar",), rival_steps=2)
 
 
@@ -56,3 +57,13 @@ def test_synthesis(toy):
     assert np.isfinite(list(values.values())).all()
     assert any("ridge trained on tsdiff's windows" in note for note in result.notes)
     assert list((toy / "1").rglob("windows-elnino.png"))
+
+
+def test_guidance(toy):
+    result = measured("timeseries/guidance", toy / "1")
+    values = {(row.method, row.setting["s"]): row.value for row in result.rows}
+    scales = {s for _, s in values} - {"none", "best"}
+    assert len(scales) == len(guidance.FACTORS)
+    assert set(values) == {(energy, s) for energy in ("quantile", "mean square") for s in (*scales, "none", "best")}
+    assert any("with the best s of each" in note for note in result.notes)
+    assert list((toy / "1").rglob("scales-elnino.png"))

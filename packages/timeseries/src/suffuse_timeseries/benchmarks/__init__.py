@@ -1,6 +1,7 @@
 """Published claims about forecasting, one module per claim."""
 
 from .forecasting import forecasting
+from .guidance import guidance
 from .imputation import imputation
 from .missing import missing
 from .refinement import refinement
@@ -10,4 +11,4 @@ from .synthesis import synthesis
 
 __all__ = ["BENCHMARKS"]
 
-BENCHMARKS = (forecasting, missing, imputation, refinement, synthesis, samplers, speed)
+BENCHMARKS = (forecasting, missing, imputation, refinement, synthesis, samplers, guidance, speed)

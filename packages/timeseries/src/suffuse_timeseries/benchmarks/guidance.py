@@ -1,0 +1,122 @@
+"""Is the quantile energy better than the mean square? With the paper's scale, at any value of it, and without one."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from suffuse.bench import benchmark
+
+from ..quiet import quiet
+from .tasks import Loaded, tasks
+
+if TYPE_CHECKING:
+    from gluonts.model.forecast import Forecast
+    from matplotlib.figure import Figure
+
+    from suffuse.bench import Run
+
+    from .store import Store
+
+__all__ = ["guidance"]
+
+#: Scales that are tried for both energies, as multiples of the preset's for the quantile.
+FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
+ENERGIES = {"q": "quantile", "ms": "mean square"}
+
+
+@benchmark(
+    "timeseries/guidance",
+    paper="Kollovieh et al. 2023, arXiv:2307.11494, table 1",
+    claim="Quantile guidance forecasts better than mean-square guidance.",
+    peers=("mean-square guidance", "guidance without a scale"),
+)
+def guidance(run: Run) -> None:
+    """CRPS of forecasts of one unconditional model, guided by either energy: with one scale s for all levels, as in the
+    paper, at many values of it; and as far as the energy falls along its gradient (``no scale``).
+
+    ``best s`` is what each energy reaches when s is chosen without the windows it is judged on: every other window has
+    the s with the least CRPS on the windows between. On a CPU the full profile has 60 windows of each dataset.
+    """
+    from .store import Store
+
+    store = Store(run)
+    for task in tasks(run)[: 1 if run.quick else None]:
+        with quiet():
+            few = 60 if not run.quick and not run.device.startswith("cuda") else task.series
+            compare(dataclasses.replace(task, series=few).load(run), store)
+
+
+def compare(loaded: Loaded, store: Store) -> None:
+    """Rows and picture of one dataset."""
+    from ..metrics import score
+
+    run, model = loaded.run, loaded.model(store)[0]
+    scales = [float(f"{factor * loaded.guidance_scale('q'):.3g}") for factor in FACTORS]
+    curves: dict[str, dict[float | None, float]] = {}
+    best: dict[str, float] = {}
+    for energy, name in ENERGIES.items():
+        made: dict[float | None, list[Any]] = {}
+        for s in (None, *scales):
+            with run.stage(f"{loaded.task.dataset}: {name}, {s or 'no scale'}"):
+                made[s], seconds = ask(loaded, store, model, energy, s)
+            setting = {"s": "none" if s is None else s}
+            curves.setdefault(name, {})[s] = score(made[s], loaded.test)["CRPS"]
+            run.row(dataset=loaded.name, method=name, metric="CRPS", value=curves[name][s], better="lower",
+                    setting=setting, seconds=seconds)  # fmt: skip
+        best[name] = chosen_elsewhere({s: made[s] for s in scales}, loaded.test)
+        run.row(dataset=loaded.name, method=name, metric="CRPS", value=best[name], better="lower",
+                setting={"s": "best"})  # fmt: skip
+    q, ms = ENERGIES.values()
+    with_scale, without = 100 * (best[q] / best[ms] - 1), 100 * (curves[q][None] / curves[ms][None] - 1)
+    run.note(
+        f"{loaded.name}: the quantile's CRPS is {with_scale:+.1f} % of the mean square's away with the best s of each "
+        f"({best[q]:.4f} and {best[ms]:.4f}), {without:+.1f} % without a scale ({curves[q][None]:.4f} and "
+        f"{curves[ms][None]:.4f})."
+    )
+    caption = f"{loaded.name}: CRPS of guided forecasts against the scale; dashed: without one."
+    run.figure(f"scales-{loaded.task.dataset}", plot(curves), caption)
+
+
+def chosen_elsewhere(made: dict[float | None, list[Any]], test: list[Any]) -> float:
+    """CRPS of all windows when those of even number have the scale that is best for the odd ones, and the reverse."""
+    from ..metrics import score
+
+    forecasts: list[Any] = [None] * len(test)
+    for mine in (0, 1):
+        other = {s: score(each[1 - mine :: 2], test[1 - mine :: 2])["CRPS"] for s, each in made.items()}
+        forecasts[mine::2] = made[min(other, key=other.__getitem__)][mine::2]
+    return score(forecasts, test)["CRPS"]
+
+
+def ask(loaded: Loaded, store: Store, model: Any, energy: str, s: float | None) -> tuple[list[Any], float]:
+    """Forecasts with one energy and one scale, and the seconds they took."""
+    from ..metrics import forecast
+
+    task = loaded.task
+    how: dict[str, Any] = {"guidance_scale": s, "sampler": task.sampler}
+
+    def make() -> tuple[list[Forecast], float]:
+        start = time.perf_counter()
+        made = forecast(model.using(method=energy, steps=task.sampling_steps, **how), loaded.test, task.samples)
+        return made, time.perf_counter() - start
+
+    facts = loaded.facts(what="guidance", samples=task.samples, series=task.series, energy=energy)
+    return store.forecasts({**facts, **how, "sampling_steps": task.sampling_steps}, loaded.test, make)
+
+
+def plot(curves: dict[str, dict[float | None, float]]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for (name, curve), color in zip(curves.items(), ("C0", "C1"), strict=True):
+        points = [(s, crps) for s, crps in curve.items() if s is not None]
+        axes.plot(*zip(*points, strict=True), "o-", color=color, markersize=5, label=name)
+        axes.axhline(curve[None], color=color, linestyle="--", linewidth=1)
+    lowest = min(crps for curve in curves.values() for crps in curve.values())
+    axes.set(xlabel="scale s", ylabel="CRPS", xscale="log", ylim=(0.95 * lowest, 2 * lowest))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
