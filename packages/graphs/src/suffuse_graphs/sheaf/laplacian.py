@@ -145,8 +145,10 @@ class SheafLaplacian:
         graph, w = sheaf.graph, sheaf.weight
         rows = sheaf.rows()
         self.rows = None if rows is None else SheafLaplacian(rows, normalization, chunk)
+        scalar = sheaf.maps.dim() == 2 and sheaf.maps.stride(1) == 0  # one number for the whole stalk, as in a control
         with full_precision(sheaf.maps):
-            self.transport, square = blocks(sheaf.maps, w, graph, degree=not sheaf.orthogonal)
+            maps = sheaf.maps[:, :1] if scalar else sheaf.maps
+            self.transport, square = blocks(maps, w, graph, degree=not sheaf.orthogonal)
             self.degree = self._weighted_degree() if square is None else square
             self.scale = self._normaliser()
 

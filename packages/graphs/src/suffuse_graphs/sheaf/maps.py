@@ -117,7 +117,7 @@ class SheafLearner(nn.Module):
             base = connection_sheaf(x, graph, d) if base is None else base
             return Sheaf(graph, base.maps.to(x.dtype), weight, True, self.fixed)
         if self.maps == "identity":
-            return Sheaf(graph, x.new_ones(ends, d), weight, True, self.fixed)
+            return Sheaf(graph, x.new_ones(ends, 1).expand(ends, d), weight, True, self.fixed)
         assert a is not None
         return Sheaf(graph, a if self.maps == "diagonal" else a.view(ends, d, d), weight, False, self.fixed)
 
