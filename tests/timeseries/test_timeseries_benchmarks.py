@@ -138,6 +138,17 @@ def test_shorter_windows_are_guided_more(tmp_path):
     assert half.guidance_scale("q") == 2.0 * (48 + 12) / (18 + 12)
 
 
+def test_scales_go_downhill_to_beyond_the_best_on_either_side():
+    asked = []
+
+    def crps(s):
+        asked.append(s)
+        return abs(np.log2(s / 0.5))
+
+    found = guidance.downhill(4.0, crps)
+    assert list(found) == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0] and len(asked) == len(found)
+
+
 def test_a_scale_is_chosen_without_the_windows_it_is_judged_on():
     """Scale 1 is right on the even windows, 2 on the odd ones: chosen elsewhere, each is used where it is wrong."""
     test = [entry(np.full(30, 1.0 if i % 2 else 5.0)) for i in range(6)]

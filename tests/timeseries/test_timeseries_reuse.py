@@ -11,7 +11,6 @@ from suffuse_timeseries.benchmarks.tasks import Task
 tasks = importlib.import_module("suffuse_timeseries.benchmarks.tasks")
 refinement = importlib.import_module("suffuse_timeseries.benchmarks.refinement")
 synthesis = importlib.import_module("suffuse_timeseries.benchmarks.synthesis")
-guidance = importlib.import_module("suffuse_timeseries.benchmarks.guidance")
 TOY = Task("elnino", steps=3, batch_size=8, width=8, state=4, samples=4, series=3, rivals=("deepar",), rival_steps=2)
 
 
@@ -62,8 +61,8 @@ def test_synthesis(toy):
 def test_guidance(toy):
     result = measured("timeseries/guidance", toy / "1")
     values = {(row.method, row.setting["s"]): row.value for row in result.rows}
-    scales = {s for _, s in values} - {"none", "best"}
-    assert len(scales) == len(guidance.FACTORS)
-    assert set(values) == {(energy, s) for energy in ("quantile", "mean square") for s in (*scales, "none", "best")}
+    for energy in ("quantile", "mean square"):
+        scales = {s for name, s in values if name == energy}
+        assert {"none", "best"} < scales and len(scales) >= 5  # with one at least on either side of the preset's
     assert any("with the best s of each" in note for note in result.notes)
     assert list((toy / "1").rglob("scales-elnino.png"))

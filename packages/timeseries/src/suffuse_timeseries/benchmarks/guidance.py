@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import benchmark
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["guidance"]
 
-#: Scales that are tried for both energies, as multiples of the preset's for the quantile.
-FACTORS = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4)
 ENERGIES = {"q": "quantile", "ms": "mean square"}
 
 
@@ -34,9 +34,10 @@ ENERGIES = {"q": "quantile", "ms": "mean square"}
 )
 def guidance(run: Run) -> None:
     """CRPS of forecasts of one unconditional model, guided by either energy: with one scale s for all levels, as in the
-    paper, at many values of it; and as far as the energy falls along its gradient (``no scale``).
+    paper, by factors of two from the preset's to beyond the best on either side; and as far as the energy falls along
+    its gradient (s ``none``).
 
-    ``best s`` is what each energy reaches when s is chosen without the windows it is judged on: every other window has
+    s ``best`` is what an energy reaches when s is chosen without the windows it is judged on: every other window has
     the s with the least CRPS on the windows between. On a CPU the full profile has 60 windows of each dataset.
     """
     from .store import Store
@@ -53,30 +54,47 @@ def compare(loaded: Loaded, store: Store) -> None:
     from ..metrics import score
 
     run, model = loaded.run, loaded.model(store)[0]
-    scales = [float(f"{factor * loaded.guidance_scale('q'):.3g}") for factor in FACTORS]
-    curves: dict[str, dict[float | None, float]] = {}
+    curves: dict[str, dict[float, float]] = {}
     best: dict[str, float] = {}
+    free: dict[str, float] = {}
     for energy, name in ENERGIES.items():
         made: dict[float | None, list[Any]] = {}
-        for s in (None, *scales):
+
+        def crps(s: float | None, energy: str = energy, name: str = name, made: dict[Any, Any] = made) -> float:
             with run.stage(f"{loaded.task.dataset}: {name}, {s or 'no scale'}"):
                 made[s], seconds = ask(loaded, store, model, energy, s)
-            setting = {"s": "none" if s is None else s}
-            curves.setdefault(name, {})[s] = score(made[s], loaded.test)["CRPS"]
-            run.row(dataset=loaded.name, method=name, metric="CRPS", value=curves[name][s], better="lower",
-                    setting=setting, seconds=seconds)  # fmt: skip
-        best[name] = chosen_elsewhere({s: made[s] for s in scales}, loaded.test)
+            value = score(made[s], loaded.test)["CRPS"]
+            run.row(dataset=loaded.name, method=name, metric="CRPS", value=value, better="lower",
+                    setting={"s": "none" if s is None else s}, seconds=seconds)  # fmt: skip
+            return value
+
+        free[name], curves[name] = crps(None), downhill(loaded.guidance_scale(energy), crps)
+        best[name] = chosen_elsewhere({s: each for s, each in made.items() if s is not None}, loaded.test)
         run.row(dataset=loaded.name, method=name, metric="CRPS", value=best[name], better="lower",
                 setting={"s": "best"})  # fmt: skip
     q, ms = ENERGIES.values()
-    with_scale, without = 100 * (best[q] / best[ms] - 1), 100 * (curves[q][None] / curves[ms][None] - 1)
+    with_scale, without = 100 * (best[q] / best[ms] - 1), 100 * (free[q] / free[ms] - 1)
     run.note(
         f"{loaded.name}: the quantile's CRPS is {with_scale:+.1f} % of the mean square's away with the best s of each "
-        f"({best[q]:.4f} and {best[ms]:.4f}), {without:+.1f} % without a scale ({curves[q][None]:.4f} and "
-        f"{curves[ms][None]:.4f})."
+        f"({best[q]:.4f} and {best[ms]:.4f}), {without:+.1f} % without a scale ({free[q]:.4f} and {free[ms]:.4f})."
     )
     caption = f"{loaded.name}: CRPS of guided forecasts against the scale; dashed: without one."
-    run.figure(f"scales-{loaded.task.dataset}", plot(curves), caption)
+    run.figure(f"scales-{loaded.task.dataset}", plot(curves, free), caption)
+
+
+def downhill(guess: float, crps: Callable[[float], float]) -> dict[float, float]:
+    """Values at the guess and, by factors of two on both sides of it, down to the first that is worse than the last."""
+    found: dict[float, float] = {}
+    for direction in (2.0, 0.5):
+        factor, last = 1.0, math.inf
+        while True:
+            s = float(f"{factor * guess:.3g}")
+            if s not in found:
+                found[s] = crps(s)
+            if not found[s] < last:
+                break
+            factor, last = factor * direction, found[s]
+    return dict(sorted(found.items()))
 
 
 def chosen_elsewhere(made: dict[float | None, list[Any]], test: list[Any]) -> float:
@@ -106,16 +124,15 @@ def ask(loaded: Loaded, store: Store, model: Any, energy: str, s: float | None) 
     return store.forecasts({**facts, **how, "sampling_steps": task.sampling_steps}, loaded.test, make)
 
 
-def plot(curves: dict[str, dict[float | None, float]]) -> Figure:
+def plot(curves: dict[str, dict[float, float]], free: dict[str, float]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     for (name, curve), color in zip(curves.items(), ("C0", "C1"), strict=True):
-        points = [(s, crps) for s, crps in curve.items() if s is not None]
-        axes.plot(*zip(*points, strict=True), "o-", color=color, markersize=5, label=name)
-        axes.axhline(curve[None], color=color, linestyle="--", linewidth=1)
-    lowest = min(crps for curve in curves.values() for crps in curve.values())
+        axes.plot(list(curve), list(curve.values()), "o-", color=color, markersize=5, label=name)
+        axes.axhline(free[name], color=color, linestyle="--", linewidth=1)
+    lowest = min(*free.values(), *(crps for curve in curves.values() for crps in curve.values()))
     axes.set(xlabel="scale s", ylabel="CRPS", xscale="log", ylim=(0.95 * lowest, 2 * lowest))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
