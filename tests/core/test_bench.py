@@ -403,6 +403,11 @@ def test_a_metric_against_a_setting():
         pivot(rows, "error", "nfe")
 
 
+def test_columns_of_numbers_come_before_those_of_words():
+    (table,) = pivot([make_row(setting={"s": s}, metric="CRPS") for s in ("none", 2.0, 0.5)], "CRPS", "s")
+    assert table.metrics == ("s 0.5", "s 2", "s none")
+
+
 def test_settings_of_every_kind_are_readable():
     (table,) = tables([make_row(setting={"w": 1.5, "on": True, "grid": "karras", "none": None})])
     assert table.lines[0].settings == ("1.5", "yes", "karras", "–")

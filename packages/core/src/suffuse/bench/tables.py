@@ -128,7 +128,7 @@ def pivot(rows: Iterable[Row], metric: str, across: str) -> list[Table]:
 
 
 def _pivot(dataset: str, rows: Sequence[Row], across: str) -> Table:
-    values = sorted({row.setting[across] for row in rows})  # type: ignore[type-var]
+    values = sorted({row.setting[across] for row in rows}, key=lambda value: (isinstance(value, str), value))
     sign = -1 if rows[0].better == "higher" else 1
     chosen: dict[str, dict[Scalar, Row]] = {}
     for row in sorted(rows, key=lambda row: -sign * row.value):
