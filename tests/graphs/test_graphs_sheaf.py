@@ -15,7 +15,7 @@ from suffuse.errors import InvalidArgument, MissingExtra
 from suffuse_graphs import NeuralSheafDiffusion, SheafConv, SheafLaplacian
 from suffuse_graphs.sheaf import ContinuousSheafDiffusion, Sheaf, SheafAttentionConv, connection_sheaf, sheaf_graph
 from suffuse_graphs.sheaf.connection import frames
-from suffuse_graphs.sheaf.laplacian import NORMALIZATIONS, InverseSqrt
+from suffuse_graphs.sheaf.laplacian import NORMALIZATIONS, InverseSqrt, eigh
 from suffuse_graphs.sheaf.maps import MAPS
 from suffuse_graphs.sheaf.orthogonal import ORTHOGONAL, householder
 from suffuse_graphs.sheaf.theory import flat_sheaf, random_graph, random_orthogonal, random_sheaf
@@ -188,6 +188,14 @@ def test_bounded_parameters_reach_the_sign_flip(build):
     Q = build(a, 2)
     trace = torch.einsum("aji,bji->ab", Q, Q)  # trace of Q_a^T Q_b = 2 cos(angle)
     assert trace.min() < -1.9999
+
+
+def test_eigenvectors_in_parts_are_those_of_the_whole():
+    """What a GPU needs, whose solver takes only so many blocks at once."""
+    a = torch.randn(10, 3, 3, dtype=torch.float64)
+    a = a + a.mT
+    for whole, parts in zip(torch.linalg.eigh(a), eigh(a, batch=4), strict=True):
+        torch.testing.assert_close(parts, whole)
 
 
 def test_inverse_square_root_has_a_finite_exact_gradient_at_repeated_eigenvalues():

@@ -251,7 +251,8 @@ class MixtureDenoiser(Denoiser):
         level = self.schedule.level(t, like=like)
         if isinstance(level.alpha, Tensor):
             return level
-        return self.schedule.level(torch.tensor(level.t, dtype=torch.float64, device=x.device), like=like)
+        values = (level.t, level.alpha, level.sigma, level.dalpha, level.dsigma, level.log_kappa)
+        return Level(*(like.new_full((1, 1, 1), value) for value in values))  # filled in, a GPU need not wait
 
     def _flat(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.event:

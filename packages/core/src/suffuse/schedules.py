@@ -109,6 +109,10 @@ class Schedule(ABC):
     @abstractmethod
     def _t_of_log_kappa(self, log_kappa: Tensor) -> Tensor: ...
 
+    def _values(self, t: Tensor) -> tuple[Tensor, ...]:
+        """alpha, sigma, their derivatives and log kappa. On a GPU each operation costs a launch: share what can be."""
+        return (*self._alpha_sigma(t), *self._derivatives(t), self._log_kappa(t))
+
     # --- what a user calls --------------------------------------------------------------------------------------
     def alpha(self, t: T) -> T:
         """The coefficient of the data."""
@@ -163,12 +167,10 @@ class Schedule(ABC):
         if not isinstance(t, Tensor):
             return _float_level(self, float(t))
         work = t if t.device.type == "mps" else t.double()
-        alpha, sigma = self._alpha_sigma(work)
-        dalpha, dsigma = self._derivatives(work)
-        values = (work, alpha, sigma, dalpha, dsigma, self._log_kappa(work))
+        values = (work, *self._values(work))
         if like is not None:
             shape = t.shape + (1,) * (like.ndim - t.ndim)
-            values = tuple(v.to(like.device, like.dtype).reshape(shape) for v in values)  # type: ignore[assignment]
+            values = tuple(v.to(like.device, like.dtype).reshape(shape) for v in values)
         return Level(*values)
 
     def add_noise(self, x0: Tensor, t: Scalar, noise: Tensor) -> Tensor:
@@ -209,8 +211,7 @@ def _float_level(schedule: Schedule, t: float) -> Level:
     if not 0 <= t <= 1:
         raise InvalidArgument(f"t must lie in [0, 1] (0 data, 1 noise), got {t}")
     at = torch.tensor(t, dtype=torch.float64)
-    values = (*schedule._alpha_sigma(at), *schedule._derivatives(at), schedule._log_kappa(at))
-    return Level(t, *(float(v) for v in values))
+    return Level(t, *(float(v) for v in schedule._values(at)))
 
 
 class _VariancePreserving(Schedule):
@@ -227,12 +228,21 @@ class _VariancePreserving(Schedule):
         return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
 
     def _derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma = self._alpha_sigma(t)
-        dalpha = alpha * self._dlog_alpha(t)
-        return dalpha, -alpha * dalpha / sigma  # alpha alpha' + sigma sigma' = 0
+        return self._values(t)[2:4]  # type: ignore[return-value]
 
     def _log_kappa(self, t: Tensor) -> Tensor:
         return 0.5 * torch.log(torch.expm1(-2 * self._log_alpha(t)))
+
+    def _values(self, t: Tensor) -> tuple[Tensor, ...]:
+        log_alpha = self._log_alpha(t)
+        return _turned(log_alpha, self._dlog_alpha(t), 0.5 * torch.log(torch.expm1(-2 * log_alpha)))
+
+
+def _turned(log_alpha: Tensor, dlog_alpha: Tensor, log_kappa: Tensor) -> tuple[Tensor, ...]:
+    """The values of a variance-preserving schedule."""
+    alpha, sigma = log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
+    dalpha = alpha * dlog_alpha
+    return alpha, sigma, dalpha, -alpha * dalpha / sigma, log_kappa  # alpha alpha' + sigma sigma' = 0
 
 
 @dataclass(frozen=True)
@@ -424,10 +434,22 @@ class DiscreteBetas(_VariancePreserving):
         log_bar = np.cumsum(np.log1p(-np.asarray(self.betas)))
         return torch.from_numpy(0.5 * np.log(np.expm1(-log_bar)))
 
+    @functools.cached_property
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], Tensor]:
+        """``_nodes`` where they are needed: a copy to a GPU makes both wait."""
+        return {}
+
+    def _nodes_like(self, t: Tensor) -> Tensor:
+        kept = self._copies.get((t.device, t.dtype))
+        if kept is None:
+            with torch.inference_mode(False):  # what is kept may meet a gradient later
+                kept = self._copies[t.device, t.dtype] = self._nodes.to(t)
+        return kept
+
     def _segment(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The value at the segment's left end, its slope in t, and how far t lies to the right of that end."""
         count = len(self.betas)
-        nodes = self._nodes.to(t)
+        nodes = self._nodes_like(t)
         left = (t.detach() * count - 1).floor().long().clamp(0, count - 2)
         return nodes[left], (nodes[left + 1] - nodes[left]) * count, t - (left + 1).to(t) / count
 
@@ -436,13 +458,23 @@ class DiscreteBetas(_VariancePreserving):
         return value + slope * offset
 
     def _log_alpha(self, t: Tensor) -> Tensor:
-        return -0.5 * torch.nn.functional.softplus(2 * self._log_kappa(t))
+        return self._logs(t)[0]
 
     def _dlog_alpha(self, t: Tensor) -> Tensor:
-        return -torch.sigmoid(2 * self._log_kappa(t)) * self._segment(t)[1]  # d log alpha = -sigma^2 d log kappa
+        return self._logs(t)[1]
+
+    def _values(self, t: Tensor) -> tuple[Tensor, ...]:
+        return _turned(*self._logs(t))
+
+    def _logs(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log alpha, its derivative, and log kappa."""
+        value, slope, offset = self._segment(t)
+        log_kappa = value + slope * offset
+        # d log alpha = -sigma^2 d log kappa
+        return -0.5 * torch.nn.functional.softplus(2 * log_kappa), -torch.sigmoid(2 * log_kappa) * slope, log_kappa
 
     def _t_of_log_kappa(self, log_kappa: Tensor) -> Tensor:
-        nodes = self._nodes.to(log_kappa)
+        nodes = self._nodes_like(log_kappa)
         left = (torch.searchsorted(nodes, log_kappa.contiguous()) - 1).clamp(0, len(nodes) - 2)
         fraction = (log_kappa - nodes[left]) / (nodes[left + 1] - nodes[left])
         return (left + 1 + fraction) / len(nodes)

@@ -4,6 +4,7 @@ from .ema import EMA
 from .fit import fit
 from .module import DiffusionModule
 from .objective import DenoisingObjective
+from .recorded import recorded
 from .regularisers import FokkerPlanck
 from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformLogSNR, UniformTime
 
@@ -18,4 +19,5 @@ __all__ = [
     "UniformLogSNR",
     "UniformTime",
     "fit",
+    "recorded",
 ]

@@ -138,7 +138,8 @@ class DenoisingObjective:
             cond = cond.perturb(self.cond_noise, generator)
         if cond is not None:
             cond = cond.dropout(self.cond_dropout, generator, per_name=self.drop_per_name, names=self.drop_names)
-        x = schedule.add_noise(x0, t, noise)
+        level = schedule.level(t, like=x0)
+        x = level.alpha * x0 + level.sigma * noise
         if known is not None:
             x = torch.where(known, x0, x)
         if network is not None and network.self_conditioning:
@@ -148,7 +149,7 @@ class DenoisingObjective:
             rest = self._variance_error((mean.detach() - x0).square(), fraction, network, t)
         else:
             mean, rest = denoiser(x, t, cond), torch.zeros_like(x0)
-        error = self.square(mean - x0) * self.weight(denoiser, schedule.level(t, like=x0)) + rest
+        error = self.square(mean - x0) * self.weight(denoiser, level) + rest
         if known is not None:
             error = error.masked_fill(known, 0.0)
         loss = error.mean() if weight is None else (error * weight).mean()

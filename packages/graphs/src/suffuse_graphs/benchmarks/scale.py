@@ -43,7 +43,7 @@ def scale(run: Run) -> None:
             for edges in sizes:
                 steps = 2 if run.quick else 4
                 with run.stage(f"{name}, {edges:,} edges"):
-                    numbers = fresh(train, maps, edges, checkpoints, run.device, run.seed, steps)
+                    numbers = fresh(run.device, train, maps, edges, checkpoints, run.device, run.seed, steps)
                 found.setdefault(name, []).append(numbers)
                 setting = {"edges": edges}
                 for metric, unit in (("train step", "s"), ("set-up", "s"), ("peak memory", "GiB")):

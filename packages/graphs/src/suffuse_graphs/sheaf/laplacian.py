@@ -279,6 +279,18 @@ def _inverse_sqrt(degree: Tensor, augmented: bool) -> Tensor:
     return torch.where(positive, torch.where(positive, degree, 1).rsqrt(), 0)
 
 
+#: cuSOLVER's batched eigensolver fails beyond some 32,000 matrices, with an internal error.
+CUSOLVER_BATCH = 2**14
+
+
+def eigh(A: Tensor, batch: int) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of symmetric blocks (n, d, d), so many at once."""
+    if len(A) <= batch:
+        return torch.linalg.eigh(A)
+    parts = [torch.linalg.eigh(part) for part in A.split(batch)]
+    return torch.cat([part.eigenvalues for part in parts]), torch.cat([part.eigenvectors for part in parts])
+
+
 class InverseSqrt(torch.autograd.Function):
     """A^(-1/2) of symmetric positive semi-definite blocks, with a derivative that is finite at repeated eigenvalues.
 
@@ -287,14 +299,14 @@ class InverseSqrt(torch.autograd.Function):
         dN = U [K o (U^T dA U)] U^T,   K_ij = -1 / (s_i s_j (s_i + s_j)).
 
     No difference of eigenvalues is divided by, unlike in the derivative of `eigh` itself. Null directions (s = 0) are
-    left at zero, in value and derivative. Differentiable once. Blocks (..., d, d); half precision is computed in
+    left at zero, in value and derivative. Differentiable once. Blocks (n, d, d); half precision is computed in
     float32.
     """
 
     @staticmethod
     def forward(ctx: Any, A: Tensor) -> Tensor:
         A32 = A.float() if A.dtype in (torch.float16, torch.bfloat16) else A
-        square, U = torch.linalg.eigh(A32)
+        square, U = eigh(A32, CUSOLVER_BATCH if A32.is_cuda else len(A32))
         tol = square.amax(-1, keepdim=True).clamp_min(0) * A.size(-1) * torch.finfo(A32.dtype).eps
         s = torch.where(square > tol, square, 1).sqrt()
         inverse = torch.where(square > tol, 1 / s, 0)

@@ -150,7 +150,7 @@ class Convolution(torch.autograd.Function):
             by_u = torch.fft.irfft(waves * spectrum.conj(), 2 * length)[..., :length]
         if ctx.needs_input_grad[1]:
             both = torch.full_like(spectrum.real, 1 / length)  # a frequency stands for its negative too, except
-            both[..., [0, -1]] /= 2  # for the first and the last
+            both[..., ::length] /= 2  # for the first and the last
             by_spectrum = (torch.fft.rfft(u, 2 * length).conj() * waves).sum(0) * both
         return by_u, by_spectrum
 

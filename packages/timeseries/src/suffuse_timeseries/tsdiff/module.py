@@ -22,7 +22,7 @@ from suffuse import Condition, Denoiser, NetworkDenoiser, samplers
 from suffuse.errors import InvalidArgument, TrainingDiverged, unknown
 from suffuse.random import randn
 from suffuse.schedules import Level, Schedule
-from suffuse.training import EMA, DenoisingObjective
+from suffuse.training import EMA, DenoisingObjective, recorded
 
 from ..nets import S4D, S4DBackbone, TwoAxisBackbone
 from .self_guidance import LineSearch, ObservationSelfGuidance, PostStep, ancestral, quantile_levels
@@ -143,7 +143,9 @@ class TSDiffModule(pl.LightningModule):
         )
         self.denoiser = NetworkDenoiser(network, Schedule.from_config(schedule), prediction_type="v_prediction")
         self.forecasting = Forecasting(**forecasting)
-        self._average: list[EMA] = []  # in a list, so that it is no submodule and no part of the state
+        # in lists, so that they are no submodules and no part of the state
+        self._average: list[EMA] = []
+        self._recorded: list[NetworkDenoiser] = []
 
     @property
     def past_length(self) -> int:
@@ -216,7 +218,8 @@ class TSDiffModule(pl.LightningModule):
         weight = weight / weight.mean().clamp_min(1e-6)
         clean = None if self.noise_observed else known > 0
         objective = DenoisingObjective(cond_dropout=0.0)
-        return objective(denoiser or self.denoiser, w.values, cond, None, weight, clean)
+        trained = self._recorded[0] if self._recorded else self.denoiser
+        return objective(denoiser or trained, w.values, cond, None, weight, clean)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -238,7 +241,7 @@ class TSDiffModule(pl.LightningModule):
             {"params": rest, "weight_decay": self.weight_decay},
             {"params": [p for p in self.parameters() if id(p) in spaces], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=True)
         if not self.decay_steps:
             return optimizer
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.decay_steps)
@@ -248,6 +251,8 @@ class TSDiffModule(pl.LightningModule):
     # writes checkpoints of weights alone, for which Lightning does not ask callbacks.
     def on_fit_start(self) -> None:
         self._average = [EMA(self.denoiser, self.ema_decay)]
+        if self._trainer is None or self._trainer.world_size == 1:  # several GPUs hook into the backward pass
+            self._recorded = [recorded(self.denoiser)]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._average[0].update(self.denoiser, self.global_step - 1)
@@ -260,7 +265,7 @@ class TSDiffModule(pl.LightningModule):
         self.denoiser.load_state_dict(self._average[0].model.state_dict())
 
     def on_fit_end(self) -> None:
-        self._average = []
+        self._average, self._recorded = [], []
 
     # --- forecasting --------------------------------------------------------------------------------------------
     def forward(self, past_target: Tensor, past_observed_values: Tensor, **features: Tensor) -> Tensor:
