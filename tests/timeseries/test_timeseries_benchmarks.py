@@ -138,15 +138,20 @@ def test_shorter_windows_are_guided_more(tmp_path):
     assert half.guidance_scale("q") == 2.0 * (48 + 12) / (18 + 12)
 
 
-def test_scales_go_downhill_to_beyond_the_best_on_either_side():
-    asked = []
+@pytest.mark.parametrize(
+    ("best", "asked"),
+    [(4, [1, 2, 4, 8]), (0.5, [0.25, 0.5, 1, 2, 4, 8]), (16, [1, 2, 4, 8, 16, 32])],
+)
+def test_scales_are_the_papers_and_on_to_beyond_the_best(best, asked):
+    """In units of the window: here windows are half as long as the paper's, and take twice the scale."""
+    seen = []
 
     def crps(s):
-        asked.append(s)
-        return abs(np.log2(s / 0.5))
+        seen.append(s)
+        return abs(np.log2(s / 2 / best))
 
-    found = guidance.downhill(4.0, crps)
-    assert list(found) == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0] and len(asked) == len(found)
+    assert list(guidance.beyond(2.0, crps)) == [2 * s for s in asked] and len(seen) == len(asked)
+    assert list(guidance.beyond(1.0, lambda s: -s if s < 20 else np.inf))[-1] == 32  # ends where sampling diverges
 
 
 def test_a_scale_is_chosen_without_the_windows_it_is_judged_on():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import benchmark
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["guidance"]
 
 ENERGIES = {"q": "quantile", "ms": "mean square"}
+#: The scales of the paper's quantile guidance, by dataset (those of its mean-square guidance are not published).
+PUBLISHED = (1, 2, 4, 8)
 
 
 @benchmark(
@@ -34,70 +36,81 @@ ENERGIES = {"q": "quantile", "ms": "mean square"}
 )
 def guidance(run: Run) -> None:
     """CRPS of forecasts of one unconditional model, guided by either energy: with one scale s for all levels, as in the
-    paper, by factors of two from the preset's to beyond the best on either side; and as far as the energy falls along
-    its gradient (s ``none``).
+    paper, at its scales of 1 to 8 (times what a shorter window needs) and by factors of two beyond them for as long as
+    that is better; and as far as the energy falls along its gradient (s ``none``).
 
-    s ``best`` is what an energy reaches when s is chosen without the windows it is judged on: every other window has
-    the s with the least CRPS on the windows between. On a CPU the full profile has 60 windows of each dataset.
+    s ``1 to 8`` and s ``best`` are what an energy reaches when s is chosen without the windows it is judged on, among
+    the paper's or among all: every other window has the s with the least CRPS on the windows between. The exchange
+    rates are standardised, as in ``timeseries/forecasting``, and once more divided by their mean, as in the paper: what
+    there is to follow is then a hundredth of the values. On a CPU the full profile has 60 windows of each dataset.
     """
+    from ..presets import preset
     from .store import Store
 
     store = Store(run)
     for task in tasks(run)[: 1 if run.quick else None]:
+        few = 60 if not run.quick and not run.device.startswith("cuda") else task.series
+        task, scaling = dataclasses.replace(task, series=few), preset(task.dataset).scaling
         with quiet():
-            few = 60 if not run.quick and not run.device.startswith("cuda") else task.series
-            compare(dataclasses.replace(task, series=few).load(run), store)
+            compare(task.load(run), store)
+            if task.scaling not in (None, scaling):
+                compare(dataclasses.replace(task, scaling=scaling).load(run), store, " divided by their mean")
 
 
-def compare(loaded: Loaded, store: Store) -> None:
+def compare(loaded: Loaded, store: Store, how: str = "") -> None:
     """Rows and picture of one dataset."""
+    from suffuse.errors import SamplingDiverged
+
     from ..metrics import score
 
-    run, model = loaded.run, loaded.model(store)[0]
+    run, model, dataset = loaded.run, loaded.model(store)[0], loaded.name + how
+    published = {each: float(f"{each * loaded.stretch:.3g}") for each in PUBLISHED}
     curves: dict[str, dict[float, float]] = {}
-    best: dict[str, float] = {}
-    free: dict[str, float] = {}
+    chosen: dict[str, dict[str, float]] = {}
     for energy, name in ENERGIES.items():
-        made: dict[float | None, list[Any]] = {}
+        made: dict[float, list[Any]] = {}
 
         def crps(s: float | None, energy: str = energy, name: str = name, made: dict[Any, Any] = made) -> float:
-            with run.stage(f"{loaded.task.dataset}: {name}, {s or 'no scale'}"):
-                made[s], seconds = ask(loaded, store, model, energy, s)
-            value = score(made[s], loaded.test)["CRPS"]
-            run.row(dataset=loaded.name, method=name, metric="CRPS", value=value, better="lower",
+            with run.stage(f"{dataset}: {name}, {s or 'no scale'}"):
+                try:
+                    forecasts, seconds = ask(loaded, store, model, energy, s)
+                except SamplingDiverged:
+                    return math.inf
+            value = score(forecasts, loaded.test)["CRPS"]
+            run.row(dataset=dataset, method=name, metric="CRPS", value=value, better="lower",
                     setting={"s": "none" if s is None else s}, seconds=seconds)  # fmt: skip
+            if s is not None:
+                made[s] = forecasts
             return value
 
-        free[name], curves[name] = crps(None), downhill(loaded.guidance_scale(energy), crps)
-        best[name] = chosen_elsewhere({s: each for s, each in made.items() if s is not None}, loaded.test)
-        run.row(dataset=loaded.name, method=name, metric="CRPS", value=best[name], better="lower",
-                setting={"s": "best"})  # fmt: skip
-    q, ms = ENERGIES.values()
-    with_scale, without = 100 * (best[q] / best[ms] - 1), 100 * (free[q] / free[ms] - 1)
-    run.note(
-        f"{loaded.name}: the quantile's CRPS is {with_scale:+.1f} % of the mean square's away with the best s of each "
-        f"({best[q]:.4f} and {best[ms]:.4f}), {without:+.1f} % without a scale ({free[q]:.4f} and {free[ms]:.4f})."
-    )
-    caption = f"{loaded.name}: CRPS of guided forecasts against the scale; dashed: without one."
-    run.figure(f"scales-{loaded.task.dataset}", plot(curves, free), caption)
+        chosen[name] = {"none": crps(None)}
+        curves[name] = {s: value for s, value in beyond(loaded.stretch, crps).items() if math.isfinite(value)}
+        among = {"1 to 8": {s: made[s] for s in published.values() if s in made}, "best": made}
+        for label, forecasts in among.items():
+            value = chosen[name][label] = chosen_elsewhere(forecasts, loaded.test)
+            run.row(dataset=dataset, method=name, metric="CRPS", value=value, better="lower", setting={"s": label})
+    q, ms = (chosen[name] for name in ENERGIES.values())
+    parts = [
+        f"{100 * (q[s] / ms[s] - 1):+.1f} % with s {s} ({q[s]:.4f} and {ms[s]:.4f})" for s in ("1 to 8", "best", "none")
+    ]
+    run.note(f"{dataset}: the quantile's CRPS is away from the mean square's by {', '.join(parts)}.")
+    caption = f"{dataset}: CRPS of guided forecasts against the scale, in grey the paper's; dashed: without one."
+    figure = plot(curves, {name: each["none"] for name, each in chosen.items()}, published.values())
+    run.figure(f"scales-{loaded.task.dataset}{'-as-published' if how else ''}", figure, caption)
 
 
-def downhill(guess: float, crps: Callable[[float], float]) -> dict[float, float]:
-    """Values at the guess and, by factors of two on both sides of it, down to the first that is worse than the last."""
-    found: dict[float, float] = {}
-    for direction in (2.0, 0.5):
-        factor, last = 1.0, math.inf
-        while True:
-            s = float(f"{factor * guess:.3g}")
-            if s not in found:
-                found[s] = crps(s)
-            if not found[s] < last:
-                break
-            factor, last = factor * direction, found[s]
-    return dict(sorted(found.items()))
+def beyond(unit: float, crps: Callable[[float], float]) -> dict[float, float]:
+    """Values at the paper's scales, and by factors of two on from an end where the least is, to the first worse one."""
+    found = {math.log2(each): crps(float(f"{each * unit:.3g}")) for each in PUBLISHED}
+    for end, step in ((min, -1), (max, 1)):
+        k = end(found)
+        while math.isfinite(found[k]) and found[k] == min(found.values()):
+            k += step
+            found[k] = crps(float(f"{2**k * unit:.3g}"))
+    return {float(f"{2**k * unit:.3g}"): value for k, value in sorted(found.items())}
 
 
-def chosen_elsewhere(made: dict[float | None, list[Any]], test: list[Any]) -> float:
+def chosen_elsewhere(made: dict[float, list[Any]], test: list[Any]) -> float:
     """CRPS of all windows when those of even number have the scale that is best for the odd ones, and the reverse."""
     from ..metrics import score
 
@@ -124,11 +137,12 @@ def ask(loaded: Loaded, store: Store, model: Any, energy: str, s: float | None) 
     return store.forecasts({**facts, **how, "sampling_steps": task.sampling_steps}, loaded.test, make)
 
 
-def plot(curves: dict[str, dict[float, float]], free: dict[str, float]) -> Figure:
+def plot(curves: dict[str, dict[float, float]], free: dict[str, float], published: Collection[float]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
+    axes.axvspan(min(published), max(published), color="0.93", zorder=0)
     for (name, curve), color in zip(curves.items(), ("C0", "C1"), strict=True):
         axes.plot(list(curve), list(curve.values()), "o-", color=color, markersize=5, label=name)
         axes.axhline(free[name], color=color, linestyle="--", linewidth=1)

@@ -93,12 +93,17 @@ class Loaded:
         """Of the dataset, with the number of test entries where they are a part."""
         return self.task.dataset if self.task.series is None else f"{self.task.dataset}[{len(self.test)} series]"
 
+    @property
+    def stretch(self) -> float:
+        """By which s grows where windows are shorter than the preset's: its energy is a sum."""
+        whole = (preset(self.task.dataset).context_length or 7 * self.horizon) + self.horizon
+        return whole / (self.context + self.horizon)
+
     def guidance_scale(self, method: str) -> float:
-        """s of ``q`` or ``ms`` by the preset; its energy is a sum, so shorter windows than the preset's take more."""
+        """s of ``q`` or ``ms`` by the preset."""
         known = preset(self.task.dataset)
         weak = known.guidance_scale / 8 if known.guidance_scale_ms is None else known.guidance_scale_ms
-        whole = (known.context_length or 7 * self.horizon) + self.horizon
-        return (weak if method == "ms" else known.guidance_scale) * whole / (self.context + self.horizon)
+        return (weak if method == "ms" else known.guidance_scale) * self.stretch
 
     def tuned(self, store: Store, model: TSDiffPredictor, method: str) -> float:
         """s with the least CRPS on the last horizons of some training series; the preset's in the quick profile."""
