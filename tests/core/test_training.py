@@ -24,7 +24,9 @@ from suffuse.training import (
     UniformLogSNR,
     UniformTime,
     fit,
+    recorded,
 )
+from suffuse.training.recording import _Flat
 from suffuse.training.state import read_state, write_state
 
 
@@ -242,6 +244,25 @@ def test_the_average_follows_the_weights():
     assert not ema.train().model.training
     with pytest.raises(InvalidArgument, match="ema_decay"):
         EMA(model, 1.0)
+
+
+def test_a_recorded_denoiser_has_the_same_parameters_and_outputs():
+    """On a CPU it is the network. What is recorded on a GPU sees the condition and its masks as tensors.
+
+    (That replays compute the same is tested on a GPU.)
+    """
+    denoiser = NetworkDenoiser(DiT(1, 2, hidden=16, depth=1, tokens={"y": 1}), VPCosine())
+    for parameter in denoiser.parameters():
+        nn.init.normal_(parameter, std=0.2)  # the last layer is zero at the start
+    trained = recorded(denoiser)
+    assert {id(p) for p in trained.parameters()} == {id(p) for p in denoiser.parameters()}
+    x, t = torch.randn(3, 1, 4, 4), torch.tensor([0.2, 0.5, 0.9])
+    for cond in (None, Condition(tokens={"y": torch.randn(3, 1, 1)}).dropout(0.5)):
+        torch.testing.assert_close(trained(x, t, cond), denoiser(x, t, cond))
+        groups = () if cond is None else (cond.tokens, cond.maps, cond.masks, cond.nulls)
+        flat = _Flat(denoiser.backbone, tuple(tuple(group) for group in groups))
+        values = [value for group in groups for value in group.values()]
+        torch.testing.assert_close(flat(x, t, *values), denoiser.backbone(x, t, cond))
 
 
 # --- fit --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from .ema import EMA
 from .fit import fit
 from .module import DiffusionModule
 from .objective import DenoisingObjective
-from .recorded import recorded
+from .recording import recorded
 from .regularisers import FokkerPlanck
 from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformLogSNR, UniformTime
 
