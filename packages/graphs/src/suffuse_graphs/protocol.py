@@ -1,7 +1,7 @@
 """Ten splits, one model after another, with every score kept on disk: what a row of the tables is made of.
 
 A file per dataset and model holds a JSON line per trained split, with all settings that decide the outcome. A run that
-was interrupted goes on where it stopped; a change of settings, seed or device starts anew beside the old lines.
+was interrupted goes on where it stopped; a change of settings or seed starts anew beside the old lines.
 
     scores/texas-orthogonal.jsonl
 """

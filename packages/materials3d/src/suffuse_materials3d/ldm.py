@@ -218,18 +218,31 @@ class Latents(Dataset[Any]):
         return len(self.z)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Condition]:
-        def below(n: int) -> int:
-            return int(torch.randint(n, (), generator=self.generator))
+        z, cond = self.__getitems__([row])
+        return z[0], cond
 
-        z = self.z[row, below(self.z.shape[1])]
-        shifts = [below(n) if p else 0 for n, p in zip(z.shape[1:3], self.periodic[:2], strict=True)]
-        cond = self.cond[row]
-        choice = below(3) if self.optional else 2
-        if choice < 2:
-            left_out = [name for name in cond.names if (name in self.optional) == (choice == 0)]
-            nothing = {name: torch.zeros_like(cond.masks[name]) for name in left_out}
-            cond = Condition(cond.tokens, masks={**cond.masks, **nothing})
-        return z.roll(shifts, (1, 2)).float(), cond
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Condition]:
+        """A batch at once, as a ``DataLoader`` asks for it."""
+
+        def below(n: int) -> Tensor:
+            return torch.randint(n, (len(rows),), generator=self.generator)
+
+        forms = below(self.z.shape[1]).tolist()
+        wrapped = [axis for axis in (0, 1) if self.periodic[axis]]
+        shifts = torch.stack([below(self.z.shape[3 + axis]) for axis in wrapped], 1).tolist() if wrapped else None
+        axes = [axis + 1 for axis in wrapped]
+        z = [self.z[row, form] for row, form in zip(rows, forms, strict=True)]
+        if shifts is not None:
+            z = [one.roll(shift, axes) for one, shift in zip(z, shifts, strict=True)]
+        cond = self.cond[torch.tensor(rows)]
+        if self.optional:
+            choice = below(3)  # 0: without the optional names, 1: with these alone
+            masks = {
+                name: mask & (choice != (0 if name in self.optional else 1))[:, None]
+                for name, mask in cond.masks.items()
+            }
+            cond = Condition(cond.tokens, masks=masks)
+        return torch.stack(z).float(), cond
 
 
 def encode(

@@ -113,10 +113,9 @@ def fit(
     def loader(source: Any, order: Sampler[list[int]] | None, shuffle: bool = False) -> DataLoader[Any]:
         if isinstance(source, DataLoader):
             return source
-        collate = _identity if isinstance(source, _Rows) else _collate
         if order is not None:
-            return DataLoader(source, batch_sampler=order, collate_fn=collate, num_workers=num_workers)
-        return DataLoader(source, batch_size=batch_size, shuffle=shuffle, collate_fn=collate)
+            return DataLoader(source, batch_sampler=order, collate_fn=_collate, num_workers=num_workers)
+        return DataLoader(source, batch_size=batch_size, shuffle=shuffle, collate_fn=_collate)
 
     order = None
     if not isinstance(dataset, DataLoader):
@@ -215,11 +214,10 @@ def _dataset(data: Any, cond: Condition | None, name: str, floating: bool) -> An
     return data
 
 
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-def _collate(items: list[Any]) -> Any:
+def _collate(items: Any) -> Any:
+    """A batch of items; what ``__getitems__`` of a dataset gave may be one already."""
+    if not isinstance(items, list):
+        return items
     if isinstance(items[0], Tensor):
         return torch.stack(items)
     columns = list(zip(*items, strict=True))
