@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from suffuse.bench import benchmark
 
@@ -47,24 +47,36 @@ def guidance(run: Run) -> None:
     from ..presets import preset
     from .store import Store
 
-    store = Store(run)
+    store, panels = Store(run), []
     for task in tasks(run)[: 1 if run.quick else None]:
         few = 60 if not run.quick and not run.device.startswith("cuda") else task.series
         task, scaling = dataclasses.replace(task, series=few), preset(task.dataset).scaling
         with quiet():
-            compare(task.load(run), store)
+            panels.append(compare(task.load(run), store))
             if task.scaling not in (None, scaling):
-                compare(dataclasses.replace(task, scaling=scaling).load(run), store, " divided by their mean")
+                published = dataclasses.replace(task, scaling=scaling)
+                panels.append(compare(published.load(run), store, " divided by their mean"))
+    caption = "CRPS of guided forecasts against the scale, those of the paper in grey; dashed: without one."
+    run.figure("scales", plot(panels), caption)
 
 
-def compare(loaded: Loaded, store: Store, how: str = "") -> None:
-    """Rows and picture of one dataset."""
+class Panel(NamedTuple):
+    """CRPS by energy and scale, and without one; the paper's scales in units of these windows."""
+
+    dataset: str
+    curves: dict[str, dict[float, float]]
+    free: dict[str, float]
+    published: list[float]
+
+
+def compare(loaded: Loaded, store: Store, how: str = "") -> Panel:
+    """Rows and panel of one dataset."""
     from suffuse.errors import SamplingDiverged
 
     from ..metrics import score
 
     run, model, dataset = loaded.run, loaded.model(store)[0], loaded.name + how
-    published = {each: float(f"{each * loaded.stretch:.3g}") for each in PUBLISHED}
+    published = [float(f"{each * loaded.stretch:.3g}") for each in PUBLISHED]
     curves: dict[str, dict[float, float]] = {}
     chosen: dict[str, dict[str, float]] = {}
     for energy, name in ENERGIES.items():
@@ -85,7 +97,7 @@ def compare(loaded: Loaded, store: Store, how: str = "") -> None:
 
         chosen[name] = {"none": crps(None)}
         curves[name] = {s: value for s, value in beyond(loaded.stretch, crps).items() if math.isfinite(value)}
-        among = {"1 to 8": {s: made[s] for s in published.values() if s in made}, "best": made}
+        among = {"1 to 8": {s: made[s] for s in published if s in made}, "best": made}
         for label, forecasts in among.items():
             value = chosen[name][label] = chosen_elsewhere(forecasts, loaded.test)
             run.row(dataset=dataset, method=name, metric="CRPS", value=value, better="lower", setting={"s": label})
@@ -94,9 +106,7 @@ def compare(loaded: Loaded, store: Store, how: str = "") -> None:
         f"{100 * (q[s] / ms[s] - 1):+.1f} % with s {s} ({q[s]:.4f} and {ms[s]:.4f})" for s in ("1 to 8", "best", "none")
     ]
     run.note(f"{dataset}: the quantile's CRPS is away from the mean square's by {', '.join(parts)}.")
-    caption = f"{dataset}: CRPS of guided forecasts against the scale, in grey the paper's; dashed: without one."
-    figure = plot(curves, {name: each["none"] for name, each in chosen.items()}, published.values())
-    run.figure(f"scales-{loaded.task.dataset}{'-as-published' if how else ''}", figure, caption)
+    return Panel(dataset, curves, {name: each["none"] for name, each in chosen.items()}, published)
 
 
 def beyond(unit: float, crps: Callable[[float], float]) -> dict[float, float]:
@@ -137,17 +147,20 @@ def ask(loaded: Loaded, store: Store, model: Any, energy: str, s: float | None) 
     return store.forecasts({**facts, **how, "sampling_steps": task.sampling_steps}, loaded.test, make)
 
 
-def plot(curves: dict[str, dict[float, float]], free: dict[str, float], published: Collection[float]) -> Figure:
+def plot(panels: list[Panel]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.axvspan(min(published), max(published), color="0.93", zorder=0)
-    for (name, curve), color in zip(curves.items(), ("C0", "C1"), strict=True):
-        axes.plot(list(curve), list(curve.values()), "o-", color=color, markersize=5, label=name)
-        axes.axhline(free[name], color=color, linestyle="--", linewidth=1)
-    lowest = min(*free.values(), *(crps for curve in curves.values() for crps in curve.values()))
-    axes.set(xlabel="scale s", ylabel="CRPS", xscale="log", ylim=(0.95 * lowest, 2 * lowest))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.axvspan(min(panel.published), max(panel.published), color="0.93", zorder=0)
+        for (name, curve), color in zip(panel.curves.items(), ("C0", "C1"), strict=True):
+            axes.plot(list(curve), list(curve.values()), "o-", color=color, markersize=5, label=name)
+            axes.axhline(panel.free[name], color=color, linestyle="--", linewidth=1)
+        lowest = min(*panel.free.values(), *(crps for curve in panel.curves.values() for crps in curve.values()))
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel="scale s", ylabel="CRPS", ylim=(0.95 * lowest, 2 * lowest), title=panel.dataset)
+        axes.title.set_fontsize(9)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False)
     return figure
