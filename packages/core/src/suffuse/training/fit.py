@@ -64,7 +64,7 @@ def fit(
     Args:
         denoiser: the model, a ``NetworkDenoiser`` or a ``TokenDenoiser``; trained in place.
         data: (N, *event), or tokens (N, L); or a Dataset whose items are a Tensor, (Tensor, Condition of one row), or
-            (Tensor, Condition or None, weight); or a DataLoader of such batches.
+            (Tensor, Condition or None, weight), or whose ``__getitems__`` gives such batches; or a DataLoader of them.
         cond: condition of N rows, when ``data`` is a tensor.
         val, val_cond: the same, for the validation loss.
         steps: number of optimiser steps.
