@@ -63,6 +63,7 @@ def test_guidance(toy):
     values = {(row.method, row.setting["s"]): row.value for row in result.rows}
     for energy in ("quantile", "mean square"):
         scales = {s for name, s in values if name == energy}
-        assert {"none", "best"} < scales and len(scales) >= 5  # with one at least on either side of the preset's
-    assert any("with the best s of each" in note for note in result.notes)
-    assert list((toy / "1").rglob("scales-elnino.png"))
+        assert {"none", "best", "1 to 8", 1.0, 2.0, 4.0, 8.0} <= scales
+        assert values[energy, "best"] > 0 and values[energy, "1 to 8"] > 0
+    assert any("with s 1 to 8" in note for note in result.notes)
+    assert list((toy / "1").rglob("scales.png"))
