@@ -379,6 +379,8 @@ def train_denoiser(
     if not math.isfinite(std):
         raise InvalidArgument("latents have NaN or infinite values; train the autoencoder again with a lower lr")
     denoiser = NetworkDenoiser(backbone, schedules.VPCosine(), "v_prediction", data_std=std)
+    if device != "cpu" and torch.cuda.is_available():
+        z = z.cuda()  # a batch of large boxes would take longer to copy than to learn from
     data = Latents(z, scaler.condition(values), periodic, seed, optional)
     objective = BoxMeanObjective(training.LogNormalKappa(0.0, 1.4), "edm", cond_dropout, drop_per_name=True)
     return training.fit(

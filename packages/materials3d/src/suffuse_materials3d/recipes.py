@@ -159,7 +159,7 @@ def volume_fraction(
 
 # --- conditional latent diffusion -------------------------------------------------------------------------------
 
-#: Sizes of all stages by name: "cpu" takes minutes on one core, "gpu" an hour on one GPU; "smoke" shows that it runs.
+#: Sizes of all stages by name: "cpu" takes minutes on one core, "gpu" ten on one GPU; "smoke" shows that it runs.
 #: There are ``latent_channels`` for each phase beyond the first.
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
@@ -174,13 +174,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (32, 64), "autoencoder_steps": 500, "predictor_steps": 250, "widths": (128,),
-        "blocks": 2, "steps": 1100, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (32, 64), "autoencoder_steps": 600, "predictor_steps": 250, "widths": (128,),
+        "blocks": 2, "steps": 2400, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "gpu": {
-        "shape": (128, 128, 64), "trajectories": 3000, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (64, 128, 256), "autoencoder_steps": 10_000, "predictor_steps": 5000,
-        "widths": (256, 512), "blocks": 2, "steps": 40_000, "batch_size": 64, "autoencoder_batch": 8, "forms": 2,
+        "shape": (128, 128, 64), "trajectories": 384, "snapshots": 2, "latent_channels": 4,
+        "autoencoder_widths": (48, 96), "autoencoder_steps": 800, "predictor_steps": 500, "widths": (256,),
+        "blocks": 2, "steps": 4000, "batch_size": 32, "autoencoder_batch": 4, "forms": 2,
     },
 }  # fmt: skip
 
