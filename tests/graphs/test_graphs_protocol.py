@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch_geometric.nn import GCN
 
 from suffuse import hub
 from suffuse.errors import InvalidArgument, SuffuseError
@@ -64,6 +65,16 @@ def test_h2gcn_keeps_every_round():
 def test_the_mlp_ignores_the_graph(karate):
     net = classifier("mlp", 34, 4, hidden_channels=8, num_layers=2, dropout=0.5).eval()
     assert torch.equal(net(karate.x, karate.edge_index), net(karate.x, karate.edge_index[:, :0]))
+
+
+def test_gcn_sees_the_graph_that_it_is_given():
+    """It keeps the normalised graph; another one must not be answered with it."""
+    model = classifier("gcn", 8, 3, hidden_channels=16, num_layers=2)
+    plain = GCN(8, 16, 2, 3)
+    plain.load_state_dict(model.net.state_dict())
+    x, graphs = torch.randn(30, 8), [torch.randint(30, (2, 60)) for _ in range(2)]
+    for edge_index in (graphs[0], graphs[1], graphs[0]):
+        assert torch.equal(model(x, edge_index), plain(x, edge_index))
 
 
 @pytest.mark.parametrize("model", ["gat", "gcnii", "gprgnn"])
