@@ -39,11 +39,11 @@ def parity(run: Run) -> None:
     thresholded volumes. `vf-only` answers with a cubic of the requested volume fractions, fitted to training volumes:
     D_rel is mostly that, so only what is above it is control of transport, and `r2-vf-residual` is that part alone.
     `ldm, best of 4` measures four and gives the one that is nearest to the request. `ldm (guided)` has classifier-free
-    guidance of scale 1.5. `ldm (vf asked)` is the same model asked for the fractions only, `ldm (fraction matched)`
-    with its thresholds moved to the requested fractions. `ldm (process asked)` is the model asked for the process
-    parameters of the held-out volume, and `resimulated (reference)` runs its simulation again with them, from another
-    start. `nearest` is a training volume, real and not new. `r2-self` is by the predictor, not measured. On a GPU,
-    whose volumes are 64 times as large, other generators, guidance and diversity are left out.
+    guidance of scale 1.5. `ldm (vf asked)` is the same model asked for the fractions only. `(fraction matched)` moves
+    the thresholds to the requested fractions, which are then met by construction. `ldm (process asked)` is the model
+    asked for the process parameters of the held-out volume, and `resimulated (reference)` runs its simulation again
+    with them, from another start. `nearest` is a training volume, real and not new. `r2-self` is by the predictor, not
+    measured. On a GPU, whose volumes are 64 times as large, other generators, guidance and diversity are left out.
     """
     from .. import plots
 
@@ -66,7 +66,8 @@ def parity(run: Run) -> None:
         if run.device == "cpu":
             with run.stage(f"diversity {system}"):
                 _diversity(run, model, names)
-        shown = [m for m in ("ldm", f"ldm, best of {CANDIDATES}", "ldm (vf asked)") if m in report.methods]
+        best = f"ldm, best of {CANDIDATES}"
+        shown = [m for m in ("ldm", best, f"{best} (fraction matched)", "ldm (vf asked)") if m in report.methods]
         run.figure(
             f"parity-{system}",
             report.figure(shown),
@@ -121,6 +122,7 @@ def _report(run: Run, model: Trained) -> tuple[ParityReport, tuple[str, ...]]:
     add(f"ldm, best of {CANDIDATES}", asked, candidates=CANDIDATES)
     add("ldm (vf asked)", fractions)
     add("ldm (fraction matched)", asked, match_fraction=True)
+    add(f"ldm, best of {CANDIDATES} (fraction matched)", asked, match_fraction=True, candidates=CANDIDATES)
     report.add("nearest", train[_nearest(train, names, requested)].microstructures())
     start = time.perf_counter()
     again = resimulated(run, model, test)
