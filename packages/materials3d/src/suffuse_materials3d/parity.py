@@ -182,7 +182,7 @@ class ParityReport:
         from matplotlib.figure import Figure
 
         shown = list(methods or self.methods)
-        picture = Figure(figsize=(3.6 * len(self.names), 3.8), layout="constrained")
+        picture = Figure(figsize=(3.6 * len(self.names), 4.6), layout="constrained")
         axes = picture.subplots(1, len(self.names), squeeze=False)[0]
         for i, (axis, name) in enumerate(zip(axes, self.names, strict=True)):
             wanted = self.requested[:, i]
@@ -198,7 +198,7 @@ class ParityReport:
                 label = f"vf-only, $R^2$ {metrics.r2(wanted, guess):.2f}"
                 axis.scatter(wanted, guess, s=8, color="0.4", marker="x", linewidth=0.8, label=label)
             axis.set(xlabel=f"requested {name}", ylabel="measured")
-            axis.legend(frameon=False, fontsize=7)
+            axis.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.15))
         return picture
 
 
