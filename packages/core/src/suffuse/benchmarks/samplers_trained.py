@@ -34,7 +34,7 @@ AUTO = (
 BUDGETS = {"quick": (5, 10), "full": (5, 8, 10, 15, 20)}
 GRIDS = ("logsnr", "karras-open", "own")
 SEEDS = {"quick": 2, "full": 5}
-SAMPLES = {"quick": 64, "full": 16}
+SAMPLES = {"quick": 64, "full": 48}
 
 
 @benchmark(
