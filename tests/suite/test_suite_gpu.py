@@ -174,3 +174,24 @@ def test_simulations_are_the_same():
     here, there = (equation.run(u.to(device), [20.0]).cpu() for device in ("cpu", DEVICE))
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-3)
     assert float(here.std()) > 0.1
+
+
+@pytest.mark.parametrize("maps", ("diagonal", "orthogonal", "identity"))
+def test_a_recorded_epoch_on_a_graph_does_what_the_epoch_does(maps, monkeypatch):
+    from suffuse_graphs import NeuralSheafDiffusion
+    from suffuse_graphs.classify import train_classifier
+    from suffuse_graphs.data.nodes import load_nodes
+
+    data = load_nodes("karate")
+
+    def train():
+        torch.manual_seed(0)
+        classes = int(data.y.max()) + 1
+        model = NeuralSheafDiffusion(data.num_features, 12, 2, classes, stalk_dim=3, maps=maps)
+        result = train_classifier(model, data, epochs=12, device=DEVICE)
+        return [result.val, *(p.detach().cpu() for p in result.model.parameters())]
+
+    recorded = train()
+    monkeypatch.setattr(NeuralSheafDiffusion, "recordable", False)
+    for one, other in zip(recorded, train(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -10,8 +10,9 @@ Protocol: Pei et al. (2020), "Geom-GCN", arXiv:2002.05287 (ten fixed splits); Bo
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ def train_classifier(
         epochs: at most.
         patience: epochs without improvement before stopping.
         stop: what must improve on the validation nodes, "loss" or "accuracy" (the metric of the dataset).
-        device: where to train.
+        device: where to train. On a GPU the epoch of a network that is `recordable` is recorded and replayed.
     """
     if stop not in ("loss", "accuracy"):
         raise InvalidArgument(f"stop must be 'loss' or 'accuracy', got {stop!r}")
@@ -95,21 +96,27 @@ def train_classifier(
         raise InvalidArgument(f"split {split} has an empty training, validation or test mask")
     metric = data.get("metric") or "accuracy"
     model, y = model.to(device), data.y.to(device)
-    x, edge_index = inputs(model, data, device)
-    optimizer = torch.optim.Adam(_groups(model, weight_decay, sheaf_decay), lr=lr, fused=x.dtype == torch.float32)
+    replayed = y.is_cuda and getattr(model, "recordable", False) and metric == "accuracy"
+    x, edge_index = (data.x.to(y.device), data.edge_index.to(y.device)) if replayed else inputs(model, data, device)
+    groups = _groups(model, weight_decay, sheaf_decay)
+    optimizer = torch.optim.Adam(groups, lr=lr, fused=x.dtype == torch.float32, capturable=replayed)
 
-    started, best, kept, since, epoch = time.perf_counter(), float("inf"), copy.deepcopy(model.state_dict()), 0, 0
-    for epoch in range(1, epochs + 1):
-        model.train()
+    def step() -> Tensor:
+        """One epoch: the loss before the step, and what must become smaller after it."""
         optimizer.zero_grad()
-        loss = cross_entropy(model(x, edge_index)[train], y[train])
-        if not torch.isfinite(loss):
-            raise TrainingDiverged(f"the loss became {loss.item()} at epoch {epoch}; lower lr (now {lr})")
+        loss = cross_entropy(model.train()(x, edge_index)[train], y[train])
         loss.backward()
         optimizer.step()
-
         logits = evaluate(model, x, edge_index)[val]
-        value = float(cross_entropy(logits, y[val]) if stop == "loss" else -score(logits, y[val], metric))
+        value = cross_entropy(logits, y[val]) if stop == "loss" else -score(logits, y[val], metric)
+        return torch.stack([loss.detach(), value.to(loss)])
+
+    run = _recorded(step) if replayed else step
+    started, best, kept, since, epoch = time.perf_counter(), float("inf"), copy.deepcopy(model.state_dict()), 0, 0
+    for epoch in range(1, epochs + 1):
+        loss, value = run().tolist()
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss became {loss} at epoch {epoch}; lower lr (now {lr})")
         if value < best:
             best, kept, since = value, copy.deepcopy(model.state_dict()), 0
         else:
@@ -120,6 +127,12 @@ def train_classifier(
     logits = evaluate(model, x, edge_index)
     on_test, on_val = (float(score(logits[part], y[part], metric)) for part in (test, val))
     return Result(model.eval(), on_test, on_val, epoch, time.perf_counter() - started)
+
+
+def _recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    from suffuse.training import recorded_step  # Lightning takes seconds to load
+
+    return recorded_step(step)
 
 
 def inputs(model: nn.Module, data: Data, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
@@ -90,6 +90,10 @@ class Row:
         return (self.benchmark, self.dataset, self.method, json.dumps(self.setting, sort_keys=True), self.metric)
 
 
+#: Defaults of the fields that a row may lack.
+OPTIONAL = {f.name: f.default for f in fields(Row) if f.default is not MISSING}
+
+
 def _finite(name: str, value: object, where: str) -> float:
     try:
         number = float(value) if isinstance(value, SupportsFloat) else math.nan
@@ -123,8 +127,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write rows as JSON lines, atomically."""
-    write_text(path, "".join(json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    """Write rows as JSON lines, atomically. Optional fields that are not set are left out."""
+    records = [{k: v for k, v in asdict(row).items() if v != OPTIONAL.get(k, MISSING)} for row in rows]
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records))
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -138,7 +143,7 @@ def read_rows(path: Path) -> list[Row]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             record = json.loads(line)
-            if unexpected := record.keys() ^ names:
+            if unexpected := (record.keys() ^ names) - (OPTIONAL.keys() - record.keys()):
                 raise InvalidArgument(f"missing or unexpected fields: {', '.join(sorted(unexpected))}")
             rows.append(Row(**record))
         except (ValueError, TypeError, AttributeError) as error:

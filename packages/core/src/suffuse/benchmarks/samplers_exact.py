@@ -76,8 +76,6 @@ TARGETS = {
 SEEDS = {"quick": 3, "full": 5}
 #: Draws that the statistics of a teleport are taken from, and the floor of quality.
 DRAWS = 4000
-#: Numbers of evaluations at which distances between distributions are shown too; beyond, they are at their floor.
-QUALITY = (10,)
 #: Metrics of the figure.
 DRAWN = ("mean error", "median error")
 
@@ -159,8 +157,7 @@ def contest(run: Run, target: Target) -> dict[int, list[Scored]]:
                 if entry.method not in best or result.rank() < best[entry.method][0].rank():
                     best[entry.method] = (result, x)
             for result, x in best.values():
-                if budget in QUALITY:
-                    result.scores.update(judge.quality(x))
+                result.scores.update(judge.quality(x))
                 result.scores.update(judge.closed_form(result.entry))
                 setting = {"nfe": budget, "grid": result.entry.grid}
                 report(run, target.title, result.entry.method, setting, result.scores)

@@ -4,7 +4,7 @@ from .ema import EMA
 from .fit import fit
 from .module import DiffusionModule
 from .objective import DenoisingObjective
-from .recording import recorded
+from .recording import recorded, recorded_step
 from .regularisers import FokkerPlanck
 from .times import LogitNormalTime, LogNormalKappa, TimeSampler, UniformLogSNR, UniformTime
 
@@ -20,4 +20,5 @@ __all__ = [
     "UniformTime",
     "fit",
     "recorded",
+    "recorded_step",
 ]

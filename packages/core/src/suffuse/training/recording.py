@@ -1,7 +1,8 @@
 """Record what a network does on a GPU, forward and backward, and replay it: one launch instead of a thousand.
 
 A step of a small network is not bound there by its arithmetic but by the time that each operation takes to be launched.
-A CUDA graph keeps the whole sequence for given shapes: ``torch.cuda.make_graphed_callables``.
+A CUDA graph keeps the whole sequence for given shapes: of a network, ``torch.cuda.make_graphed_callables``, or of a
+whole step of training, ``torch.cuda.graph``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,41 @@ from torch import Tensor, nn
 from ..condition import Condition
 from ..denoiser import NetworkDenoiser
 
-__all__ = ["recorded"]
+__all__ = ["recorded", "recorded_step"]
 
 #: Shapes of batches that are recorded; each takes the memory of its activations. Further ones go the ordinary way.
 SHAPES = 2
+#: Steps that run as they are before one is recorded: libraries load, and the optimiser makes its state.
+WARM_UP = 3
+
+
+def recorded_step(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same step of training, recorded on the GPU at its fourth call and replayed at every later one.
+
+    Args:
+        step: everything from ``zero_grad`` to ``optimizer.step()``, and what else is wanted after every step, without
+            arguments and always on the same tensors: full-batch training. It reads nothing back from the device, its
+            optimiser is ``capturable``, and it returns a tensor on the GPU, which later calls write over.
+    """
+    stream, graph, calls = torch.cuda.Stream(), torch.cuda.CUDAGraph(), 0  # type: ignore[no-untyped-call]
+    out: Tensor | None = None
+
+    def call() -> Tensor:
+        nonlocal calls, out
+        calls += 1
+        if calls <= WARM_UP:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                warm = step()
+            torch.cuda.current_stream().wait_stream(stream)
+            return warm
+        if out is None:
+            with torch.cuda.graph(graph):
+                out = step()
+        graph.replay()
+        return out
+
+    return call
 
 
 def recorded(denoiser: NetworkDenoiser) -> NetworkDenoiser:

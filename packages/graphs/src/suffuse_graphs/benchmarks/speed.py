@@ -56,7 +56,8 @@ def speed(run: Run) -> None:
     """Both models get the same weights, graph, features and optimiser, in one process and on one thread, in turns; the
     time is that of the fastest step, in seconds of the processor, which others on the machine disturb little. Memory is
     the peak of a fresh process over two steps, above what it held with the libraries loaded. On a GPU it is the wall
-    time between synchronisations, and the allocator's peak; the official graph is set up on the CPU there and moved.
+    time between synchronisations, and the allocator's peak; the official graph is set up on the CPU there and moved,
+    and our step is recorded and replayed where it can be, as in training.
 
     The official code is read from the checkout that the variable SUFFUSE_NSD names, which
     `git clone https://github.com/twitter-research/neural-sheaf-diffusion` makes. Its compiled dependencies, which have
@@ -184,18 +185,26 @@ def _theirs(maps: str, shape: Shape, edge_index: Tensor, checkout: str) -> nn.Mo
     )  # fmt: skip
 
 
-def _step(model: nn.Module, *inputs: Any, y: Tensor) -> Callable[[], None]:
+def _step(model: nn.Module, *inputs: Any, y: Tensor) -> Callable[[], Any]:
+    """A step of training; of a network that is recordable, on a GPU, as `train_classifier` does it."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    optimizer = torch.optim.Adam(model.parameters())
+    replayed = y.is_cuda and getattr(model, "recordable", False)
+    optimizer = torch.optim.Adam(model.parameters(), capturable=replayed)
 
-    def step() -> None:
+    def step() -> Tensor:
         optimizer.zero_grad()
-        cross_entropy(model(*inputs), y).backward()  # of log-probabilities: the same loss
+        loss = cross_entropy(model(*inputs), y)  # of log-probabilities: the same loss
+        loss.backward()
         optimizer.step()
+        return loss.detach()
 
-    return step
+    if not replayed:
+        return step
+    from suffuse.training import recorded_step
+
+    return recorded_step(step)
 
 
 def _clock(device: str) -> float:
@@ -208,13 +217,14 @@ def _clock(device: str) -> float:
 
 
 def _fastest(device: str, repeats: int, **calls: Callable[[], Any]) -> dict[str, float]:
-    """Seconds of the fastest call of each, called in turns after one call to warm up."""
+    """Seconds of the fastest call of each, called in turns after one call to warm up (five on a GPU)."""
     best = dict.fromkeys(calls, float("inf"))
-    for attempt in range(repeats + 1):
+    warm = 1 if device == "cpu" else 5
+    for attempt in range(repeats + warm):
         for name, call in calls.items():
             start = _clock(device)
             call()
-            if attempt:
+            if attempt >= warm:
                 best[name] = min(best[name], _clock(device) - start)
     return best
 
@@ -241,8 +251,8 @@ def times(maps: str, shape: Shape, checkout: str | None, device: str, seed: int,
         seconds = _clock(device) - start
         if device != "cpu":
             step = _step(model, *inputs, y=y)
-            step()
-            step()
+            for _ in range(5):  # the last are replays
+                step()
             found[f"memory {who}"] = _peak(device) - before
         return model, seconds
 

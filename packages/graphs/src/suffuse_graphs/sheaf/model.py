@@ -176,6 +176,12 @@ class NeuralSheafDiffusion(SheafClassifier):
             sheaf = conv.learner(seen, graph, weight, base)
         return conv(x, graph, sheaf=sheaf), sheaf
 
+    @property
+    def recordable(self) -> bool:
+        """Whether a step on a GPU can be recorded as a CUDA graph: torch's linear algebra waits for the device."""
+        kinds = {(c.maps, c.learner.orthogonal if c.maps == "orthogonal" else "") for c in self.convs}
+        return kinds <= {("diagonal", ""), ("orthogonal", "householder"), ("identity", "")}
+
     def sheaf_parameters(self) -> list[nn.Parameter]:
         """The parameters of the maps, which the paper decays separately."""
         return list({id(p): p for conv in self.convs for p in conv.learner.parameters()}.values())
