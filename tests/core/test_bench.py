@@ -132,6 +132,7 @@ def test_rows_survive_the_file(tmp_path):
     write_rows(tmp_path / "deep" / "rows.jsonl", rows)
     assert read_rows(tmp_path / "deep" / "rows.jsonl") == rows
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["rows.jsonl"]
+    assert "std" not in (tmp_path / "deep" / "rows.jsonl").read_text().splitlines()[0]  # as it has none
     assert read_rows(tmp_path / "none.jsonl") == []
 
 

@@ -615,3 +615,19 @@ def test_a_model_survives_saving(tmp_path):
 def test_bad_input_gets_one_clear_error(call, message):
     with pytest.raises(InvalidArgument, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("options", "recordable"),
+    [
+        ({"maps": "diagonal"}, True),
+        ({"maps": "orthogonal"}, True),
+        ({"maps": "identity"}, True),
+        ({"maps": "orthogonal", "orthogonal": "cayley"}, False),
+        ({"maps": "general"}, False),
+        ({"maps": "connection"}, False),
+    ],
+)
+def test_networks_say_whether_an_epoch_can_be_recorded(options, recordable):
+    """Linear algebra of torch waits for the GPU, which a recording cannot hold."""
+    assert NeuralSheafDiffusion(4, 12, 2, 3, **options).recordable is recordable
