@@ -35,7 +35,8 @@ class Size:
         horizon, measure: of plans, and of the stretch that labels a window, in control steps.
         steps, batch_size, hidden, depth: of the planner.
         tests, candidates: of an evaluation.
-        replan: control steps between decisions.
+        replan, guidance_scale: of the planner when it acts: control steps between decisions, and how strongly it is
+            guided.
     """
 
     episodes: int
@@ -52,6 +53,7 @@ class Size:
     tests: int
     candidates: int
     replan: int = 4
+    guidance_scale: float = 4.0
 
 
 SIZES = {
@@ -160,7 +162,9 @@ def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> Ali
     from ..planners import AlignDiff
 
     size = lab.size
-    acting: dict[str, Any] = {"candidates": size.candidates, "replan": size.replan, "guidance_scale": 4.0}
+    acting: dict[str, Any] = {
+        "candidates": size.candidates, "replan": size.replan, "guidance_scale": size.guidance_scale
+    }  # fmt: skip
     if (lab.folder / name / "config.json").exists():
         return AlignDiff.load(lab.folder / name, device=run.device, seed=run.seed, **acting)
     settings: dict[str, Any] = {
@@ -176,11 +180,14 @@ def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> Ali
 
 
 def size_of(run: Run, env_id: str) -> Size:
-    """The profile's size; robots with shorter control steps are watched, and left to a plan, for more of them."""
+    """The profile's size. Robots that fall have shorter control steps, and are watched for more of them; they decide
+    more often, and without guidance, which makes them fall: chosen on tests of a seed of their own.
+    """
     size = SIZES[run.profile]
     if env_id == "HalfCheetah-v5":
         return size
-    return dataclasses.replace(size, episode_steps=2 * size.episode_steps, length=100, measure=100, replan=8)
+    steps = 2 * size.episode_steps
+    return dataclasses.replace(size, episode_steps=steps, length=100, measure=100, replan=2, guidance_scale=1.0)
 
 
 def baselines(run: Run, lab: Lab) -> dict[str, Any]:
