@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from suffuse.bench import Run, benchmark
 from suffuse.threads import one_thread
 
-from .speed import Shape, _clock, _held, _ours, _peak, _task, fresh
+from .speed import Shape, _clock, _held, _ours, _peak, _task, fresh, gcn_time
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EDGES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 LIMIT = 8.0
 DATASET = "random graphs, 20 edge ends a node"
+GCN = "GCN (PyG), same width (reference)"
 
 
 @benchmark(
@@ -24,7 +25,7 @@ DATASET = "random graphs, 20 edge ends a node"
     "O(n (c^2 + d^3) + m (c d^2 + d^3))",
     claim="The time of a training step is linear in the number of edges from 10,000 to 1,000,000, and a million edges "
     "train within 8 GiB",
-    peers=("diagonal maps", "with checkpoints"),
+    peers=("diagonal maps", "with checkpoints", "GCN (PyG)"),
 )
 @one_thread()
 def scale(run: Run) -> None:
@@ -32,7 +33,8 @@ def scale(run: Run) -> None:
     of the processor, each size in a process of its own. Memory is the peak over what the process held with libraries
     loaded; it includes the graph, its plan, the features, and all that is kept for the way back.
 
-    The exponent is the slope of log(time) over log(edges) between two sizes: 1 is linear.
+    The exponent is the slope of log(time) over log(edges) between two sizes: 1 is linear. Operations are, exactly; time
+    also depends on how much of the features is in a cache, which the exponent of PyG's GCN on the same graphs shows.
     """
     kinds = ("orthogonal",) if run.quick else ("orthogonal", "general", "diagonal")
     found: dict[str, list[dict[str, float]]] = {}
@@ -49,10 +51,18 @@ def scale(run: Run) -> None:
                 for metric, unit in (("train step", "s"), ("set-up", "s"), ("peak memory", "GiB")):
                     run.row(dataset=DATASET, method=name, metric=metric, value=numbers[metric], better="lower",
                             unit=unit, setting=setting)  # fmt: skip
-    for name, numbers in found.items():
+    plain = []
+    for edges in EDGES:
+        with run.stage(f"GCN, {edges:,} edges"):
+            step = fresh(run.device, gcn_time, _shape(edges), run.device, run.seed, 2 if run.quick else 4)
+        plain.append({"edges": edges, "train step": step})
+        run.row(dataset=DATASET, method=GCN, metric="train step", value=step, better="lower", unit="s",
+                setting={"edges": edges})  # fmt: skip
+    for name, numbers in [*found.items(), (GCN, plain)]:
         for a, b in pairwise(numbers):
             run.row(dataset=DATASET, method=name, metric="exponent", better="lower", value=_slope(a, b),
                     setting={"edges": int(b["edges"])})  # fmt: skip
+    for name, numbers in found.items():
         last = numbers[-1]
         whole = (
             f"; exponent from {int(numbers[0]['edges']):,} edges: {_slope(numbers[0], last):.2f}"
@@ -64,7 +74,12 @@ def scale(run: Run) -> None:
             f"{last['train step']:.1f} s a step; the loss went from {last['first loss']:.3f} to "
             f"{last['last loss']:.3f} in {int(last['steps'])} steps{whole}."
         )
+    run.note(f"{GCN}: exponent from {EDGES[0]:,} edges: {_slope(plain[0], plain[-1]):.2f}.")
     run.figure("scale", figure(found), "Time of a training step and peak memory against the number of edges.")
+
+
+def _shape(edges: int) -> Shape:
+    return Shape(max(edges // 10, 100), edges, 64, 3, 16, 2)
 
 
 def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, steps: int) -> dict[str, float]:
@@ -75,7 +90,7 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
     from ..sheaf import sheaf_graph
 
     torch.set_num_threads(1)
-    shape = Shape(max(edges // 10, 100), edges, 64, 3, 16, 2)
+    shape = _shape(edges)
     warm_edges, warm_x, _ = _task(Shape(20, 30, 64, 3, 16, 2), device, seed)
     _ours(maps, shape, device)(warm_x, warm_edges).sum().backward()
     before = _held(device)
