@@ -101,10 +101,16 @@ def train_classifier(
     groups = _groups(model, weight_decay, sheaf_decay)
     optimizer = torch.optim.Adam(groups, lr=lr, fused=x.dtype == torch.float32, capturable=replayed)
 
+    def finite(loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss became {loss} at epoch {epoch}; lower lr (now {lr})")
+
     def step() -> Tensor:
         """One epoch: the loss before the step, and what must become smaller after it."""
         optimizer.zero_grad()
         loss = cross_entropy(model.train()(x, edge_index)[train], y[train])
+        if not replayed:  # a recording can't look
+            finite(loss.item())
         loss.backward()
         optimizer.step()
         logits = evaluate(model, x, edge_index)[val]
@@ -113,10 +119,9 @@ def train_classifier(
 
     run = _recorded(step) if replayed else step
     started, best, kept, since, epoch = time.perf_counter(), float("inf"), copy.deepcopy(model.state_dict()), 0, 0
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, epochs + 1):  # noqa: B007 (`finite` tells it)
         loss, value = run().tolist()
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss became {loss} at epoch {epoch}; lower lr (now {lr})")
+        finite(loss)
         if value < best:
             best, kept, since = value, copy.deepcopy(model.state_dict()), 0
         else:
