@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from suffuse import __version__
 from suffuse.errors import InvalidArgument, SuffuseError, unknown
+from suffuse.memory import keep_freed_memory
 from suffuse.registry import RegistryWarning, summary_of
 from suffuse.threads import wait_passively
 
@@ -72,6 +73,7 @@ def train(recipe: Recipe, arguments: Sequence[str]) -> int:
     """Train a recipe: suffuse train RECIPE [options]."""
     prog = f"suffuse train {recipe.name}"
     options = _parse(_function_parser(recipe.train, prog), arguments)
+    keep_freed_memory()
     checkpoint = recipe.train(**options)
     _print(f"The checkpoint is in {checkpoint}")
     if recipe.sample:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from suffuse.bench import Run, benchmark
+from suffuse.memory import keep_freed_memory
 from suffuse.threads import one_thread
 
 from .speed import Shape, _clock, _held, _ours, _peak, _task, fresh, gcn_time
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 EDGES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 LIMIT = 8.0
+STEPS = 5
 DATASET = "random graphs, 20 edge ends a node"
 GCN = "GCN (PyG), same width (reference)"
 
@@ -31,7 +33,8 @@ GCN = "GCN (PyG), same width (reference)"
 def scale(run: Run) -> None:
     """Two layers, d = 3, f = 16, 64 features, full-batch steps of Adam on graphs drawn at random; one thread, seconds
     of the processor, each size in a process of its own. Memory is the peak over what the process held with libraries
-    loaded; it includes the graph, its plan, the features, and all that is kept for the way back.
+    loaded; it includes the graph, its plan, the features, and all that is kept for the way back. Processes keep the
+    memory that they free, as those of `suffuse train` do.
 
     The exponent is the slope of log(time) over log(edges) between two sizes: 1 is linear. Operations are, exactly; time
     also depends on how much of the features is in a cache, which the exponent of PyG's GCN on the same graphs shows.
@@ -43,9 +46,8 @@ def scale(run: Run) -> None:
             name = f"{maps} maps" + (", checkpoints" if checkpoints else "")
             sizes = EDGES if not checkpoints else EDGES[-1:]
             for edges in sizes:
-                steps = 2 if run.quick else 4
                 with run.stage(f"{name}, {edges:,} edges"):
-                    numbers = fresh(run.device, train, maps, edges, checkpoints, run.device, run.seed, steps)
+                    numbers = fresh(run.device, train, maps, edges, checkpoints, run.device, run.seed)
                 found.setdefault(name, []).append(numbers)
                 setting = {"edges": edges}
                 for metric, unit in (("train step", "s"), ("set-up", "s"), ("peak memory", "GiB")):
@@ -54,14 +56,15 @@ def scale(run: Run) -> None:
     plain = []
     for edges in EDGES:
         with run.stage(f"GCN, {edges:,} edges"):
-            step = fresh(run.device, gcn_time, _shape(edges), run.device, run.seed, 2 if run.quick else 4)
+            step = fresh(run.device, gcn, edges, run.device, run.seed)
         plain.append({"edges": edges, "train step": step})
         run.row(dataset=DATASET, method=GCN, metric="train step", value=step, better="lower", unit="s",
                 setting={"edges": edges})  # fmt: skip
     for name, numbers in [*found.items(), (GCN, plain)]:
-        for a, b in pairwise(numbers):
+        whole = [(numbers[0], numbers[-1])] if len(numbers) > 2 else []
+        for a, b in [*pairwise(numbers), *whole]:
             run.row(dataset=DATASET, method=name, metric="exponent", better="lower", value=_slope(a, b),
-                    setting={"edges": int(b["edges"])})  # fmt: skip
+                    setting={"from edges": int(a["edges"]), "edges": int(b["edges"])})  # fmt: skip
     for name, numbers in found.items():
         last = numbers[-1]
         whole = (
@@ -82,7 +85,7 @@ def _shape(edges: int) -> Shape:
     return Shape(max(edges // 10, 100), edges, 64, 3, 16, 2)
 
 
-def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, steps: int) -> dict[str, float]:
+def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int) -> dict[str, float]:
     """Seconds of set-up and of the fastest step, GiB at the peak, and the first and last loss."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -90,6 +93,7 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
     from ..sheaf import sheaf_graph
 
     torch.set_num_threads(1)
+    keep_freed_memory()  # as `suffuse train` does
     shape = _shape(edges)
     warm_edges, warm_x, _ = _task(Shape(20, 30, 64, 3, 16, 2), device, seed)
     _ours(maps, shape, device)(warm_x, warm_edges).sum().backward()
@@ -103,7 +107,7 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
     model = _ours(maps, shape, device, checkpoint=checkpoints)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses, best = [], float("inf")
-    for _ in range(steps + 1):
+    for _ in range(STEPS + 1):
         start = _clock(device)
         optimizer.zero_grad()
         loss = cross_entropy(model(x, edge_index), y)
@@ -115,6 +119,12 @@ def train(maps: str, edges: int, checkpoints: bool, device: str, seed: int, step
         "edges": edges, "train step": best, "set-up": set_up, "peak memory": (_peak(device) - before) / 2**30,
         "first loss": losses[0], "last loss": losses[-1], "steps": len(losses),
     }  # fmt: skip
+
+
+def gcn(edges: int, device: str, seed: int) -> float:
+    """Seconds of the fastest step of PyG's GCN."""
+    keep_freed_memory()
+    return gcn_time(_shape(edges), device, seed, STEPS)
 
 
 def _slope(a: dict[str, float], b: dict[str, float]) -> float:

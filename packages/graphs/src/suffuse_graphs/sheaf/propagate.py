@@ -34,6 +34,14 @@ from .graph import SheafGraph, csr_usable
 #: Edge ends whose messages exist at the same time, where they must exist: small enough for the cache of a CPU.
 CHUNK = {"cpu": 1 << 14}
 CHUNK_ELSEWHERE = 1 << 20
+#: Blocks whose numbers, some of them intermediate, the cache of a CPU holds at once.
+SLICE = 1 << 13
+
+
+def slices(a: Tensor) -> list[slice]:
+    """Slices of the first dimension: of `SLICE` blocks on a CPU, elsewhere one."""
+    size = SLICE if a.device.type == "cpu" else max(len(a), 1)
+    return [slice(first, first + size) for first in range(0, len(a), size)]
 
 
 def act(block: Tensor, x: Tensor) -> Tensor:
@@ -142,33 +150,33 @@ class _Blocks(Function):
         F = edges_last(maps)
         ctx.save_for_backward(maps, weight)
         ctx.graph, ctx.degree = graph, degree
-        F_u, F_v = F.chunk(2)
-        T = product(F_v, F_u)
-        square = product(F, F) if degree else F.new_empty(0)
-        if weight is not None:
-            T = scale(weight[: len(T)], T)
-            square = scale(weight, square) if degree else square
-        return T.contiguous(), graph.sum_at(0, square) if degree else square
+        T, square = F.new_empty(len(F) // 2, *F.shape[1:]), F.new_empty(F.shape if degree else 0)
+        for out, A, B in ((T, F[len(T) :], F[: len(T)]), (square, F, F)):
+            for part in slices(out):
+                block = product(A[part], B[part])
+                out[part] = block if weight is None else scale(weight[: len(out)][part], block)
+        return T, graph.sum_at(0, square) if degree else square
 
     @staticmethod
     def backward(ctx: Any, g_T: Tensor, g_S: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         maps, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _again(ctx, maps, weight, g_T, g_S)
-        F = edges_last(maps)
-        F_u, F_v = F.chunk(2)
+        F, E = edges_last(maps), len(g_T)
         mT = (lambda a: a) if F.dim() == 2 else (lambda a: a.mT)
-        g_T, grad = edges_last(g_T), torch.empty_like(F)
-        product(mT(F_v), g_T, out=grad[: len(F_u)])
-        product(mT(F_u), mT(g_T), out=grad[len(F_u) :])
-        if ctx.degree:
-            both = (g_S + mT(g_S)).index_select(0, ctx.graph.edge_index[0])
-            grad += product(mT(F), edges_last(both))
-        g_w = None
-        if weight is not None:
-            g_w = (grad * F).flatten(1).sum(1) / 2 if ctx.needs_input_grad[1] else None
-            grad = scale(weight, grad)
-        return grad, g_w, None, None
+        grad, g_w = torch.empty_like(F), None if weight is None else torch.empty_like(weight)
+        for end, F_own, F_other, g in ((0, F[:E], F[E:], g_T), (E, F[E:], F[:E], mT(g_T))):
+            for part in slices(g):
+                ends = slice(end + part.start, end + min(part.stop, E))
+                found = product(mT(F_other[part]), edges_last(g[part]))
+                if ctx.degree:
+                    both = g_S.index_select(0, ctx.graph.edge_index[0, ends])
+                    found += product(mT(F_own[part]), edges_last(both + mT(both)))
+                if weight is not None and g_w is not None:
+                    g_w[ends] = (found * F_own[part]).flatten(1).sum(1) / 2
+                    found = scale(weight[ends], found)
+                grad[ends] = found
+        return grad, g_w if ctx.needs_input_grad[1] else None, None, None
 
 
 def _again(ctx: Any, F: Tensor, weight: Tensor | None, g_T: Tensor, g_S: Tensor) -> Any:
@@ -331,9 +339,9 @@ def _outer(transport: Tensor, g: Tensor, z: Tensor, graph: SheafGraph, chunk: in
     """g_v z_u^T + z_v g_u^T for every edge, or the diagonal or the trace of it."""
     if csr_usable(z) and transport.numel() < 2**30:
         pattern = graph.pattern(transport.size(-1), transport.dim() == 3)
-        zeros = z.new_zeros(pattern.col.numel())
-        shape = torch.sparse_csr_tensor(pattern.crow, pattern.col, zeros, (pattern.size,) * 2, check_invariants=False)
-        found = torch.sparse.sampled_addmm(shape, _rows(transport, g), _rows(transport, z).mT, beta=0.0).values()
+        found = z.new_zeros(pattern.col.numel())
+        at = torch.sparse_csr_tensor(pattern.crow, pattern.col, found, (pattern.size,) * 2, check_invariants=False)
+        torch.sparse.sampled_addmm(at, _rows(transport, g), _rows(transport, z).mT, beta=0.0, out=at)
         both = found.index_select(0, pattern.place[0]).add_(found.index_select(0, pattern.place[1]))
         return both.view_as(transport).to(transport.dtype)
     pairs = graph.edge_index[:, : graph.num_edges].split(chunk or CHUNK.get(z.device.type, CHUNK_ELSEWHERE), dim=1)
