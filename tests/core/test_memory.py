@@ -12,12 +12,21 @@ from suffuse.memory import keep_freed_memory
 
 if {keep}:
     assert keep_freed_memory()
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def step():
+    x = torch.ones(12 << 20, requires_grad=True)
+    for _ in range(6):
+        x = (x * 1.5).tanh()
+    x.sum().backward()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
 for _ in range(3):
-    torch.ones(16 << 20)
+    step()
 before = faults()
-for _ in range(5):
-    torch.ones(16 << 20)
+for _ in range(2):
+    step()
 print(faults() - before)
 """
 

@@ -48,7 +48,7 @@ def test_what_is_measured(maps):
 
 
 def test_a_size_of_the_scale_benchmark():
-    found = train("orthogonal", 400, True, "cpu", 0, 6)
+    found = train("orthogonal", 400, True, "cpu", 0)
     assert found["last loss"] < found["first loss"]
     assert found["edges"] == 400 and found["peak memory"] >= 0
     assert _slope({"train step": 1.0, "edges": 10}, {"train step": 2.0, "edges": 20}) == pytest.approx(1)

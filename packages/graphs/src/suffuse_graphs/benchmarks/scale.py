@@ -61,8 +61,8 @@ def scale(run: Run) -> None:
         run.row(dataset=DATASET, method=GCN, metric="train step", value=step, better="lower", unit="s",
                 setting={"edges": edges})  # fmt: skip
     for name, numbers in [*found.items(), (GCN, plain)]:
-        whole = [(numbers[0], numbers[-1])] if len(numbers) > 2 else []
-        for a, b in [*pairwise(numbers), *whole]:
+        ends = [(numbers[0], numbers[-1])] if len(numbers) > 2 else []
+        for a, b in [*pairwise(numbers), *ends]:
             run.row(dataset=DATASET, method=name, metric="exponent", better="lower", value=_slope(a, b),
                     setting={"from edges": int(a["edges"]), "edges": int(b["edges"])})  # fmt: skip
     for name, numbers in found.items():
