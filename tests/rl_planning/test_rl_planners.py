@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from suffuse import Condition, exact
 from suffuse.errors import CheckpointError, InvalidArgument
@@ -16,6 +17,7 @@ from suffuse.schedules import VPCosine
 from suffuse_rl_planning import AlignDiff, DecisionDiffuser, Diffuser, directors, planners
 from suffuse_rl_planning.attributes import Attributes, AttributeScale, StrengthEnsemble
 from suffuse_rl_planning.planners import ValueGuidance
+from suffuse_rl_planning.planners.compiled import compile_frozen
 from suffuse_rl_planning.planners.objective import PinnedObjective
 from suffuse_rl_planning.requests import token
 
@@ -284,3 +286,24 @@ def test_a_compiled_planner_plans_the_same(trained, observation):
     compiled.compile()
     plans = [planner.request(speed=0.7).plan(observation) for planner in (plain, compiled)]
     torch.testing.assert_close(plans[0].actions, plans[1].actions, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_frozen_network_has_its_own_weights_and_notices_new_ones():
+    networks = [nn.Sequential(nn.Linear(4, 8), nn.GELU("tanh"), nn.Linear(8, 3)) for _ in range(2)]
+    plain = [copy.deepcopy(network) for network in networks]
+    x = torch.randn(5, 4)
+    for network in networks:
+        compile_frozen(network)
+    with torch.no_grad():
+        for network, same in zip(networks, plain, strict=True):
+            torch.testing.assert_close(network(x), same(x))
+        for network in (networks[0], plain[0]):
+            network[0].weight += 1
+        for network, same in zip(networks, plain, strict=True):
+            torch.testing.assert_close(network(x), same(x))
+            torch.testing.assert_close(copy.deepcopy(network)(x), same(x))
+        networks[1].load_state_dict(plain[0].state_dict())
+        torch.testing.assert_close(networks[1](x), plain[0](x))
+    networks[0](x).sum().backward()  # with gradients too
+    assert networks[0][0].weight.grad is not None

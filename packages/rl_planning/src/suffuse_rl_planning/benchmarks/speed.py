@@ -96,6 +96,8 @@ def speed(run: Run) -> None:
     from suffuse.samplers import Euler, Inpaint
     from suffuse.schedules import EDM
 
+    from ..planners.compiled import compile_frozen
+
     width, heads, depth = (96, 4, 2) if run.quick else (128, 4, 3)
     repeats = 5 if run.quick else 30
     channels = OBSERVATION + ACTION
@@ -109,12 +111,12 @@ def speed(run: Run) -> None:
 
     def decide(backbone: Any, cond: Condition, *, compiled: bool = False, half: bool = False) -> Callable[[], Any]:
         if compiled:
-            backbone.compile(dynamic=False)
+            compile_frozen(backbone.eval())
         guided = ClassifierFree(NetworkDenoiser(backbone, schedule).eval().requires_grad_(False), 2.0)
         constraint = Inpaint(known, pinned, noised=False)
 
         def call() -> Any:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                 return sampler(guided, shape=(CANDIDATES, channels, HORIZON), cond=cond, constraint=constraint)
 
         return call
@@ -122,7 +124,7 @@ def speed(run: Run) -> None:
     tokens = {f"attribute {k}": 7 for k in range(ATTRIBUTES)}
     cond = Condition(tokens={name: torch.rand(1, 1, 7).expand(CANDIDATES, 1, 7) for name in tokens})
     functions: dict[str, Callable[[], Any]] = {}
-    for patch, compiled in ((1, False), (4, False), (4, True)):
+    for patch, compiled in ((1, False), (1, True), (4, False), (4, True)):
         backbone = DiT(channels, patch, ndim=1, hidden=width, depth=depth, heads=heads, tokens=tokens)
         label = f"our DiT, {patch} step{'s' if patch > 1 else ''} a token" + (FAST if compiled else "")
         functions[label] = decide(backbone, cond, compiled=compiled, half=compiled)
