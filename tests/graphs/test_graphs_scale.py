@@ -29,6 +29,13 @@ def graph_and_signal(d=3, f=4):
 # --- derivatives in closed form ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[propagate.SLICE, 2])
+def slices(request, monkeypatch):
+    """Blocks all at once, and two at a time."""
+    monkeypatch.setattr(propagate, "SLICE", request.param)
+
+
+@pytest.mark.usefixtures("slices")
 @pytest.mark.parametrize("normalization", ["augmented", "degree", "none"])
 @pytest.mark.parametrize("kind", ["diagonal", "general"])
 def test_first_derivatives_of_the_operator(kind, normalization):
@@ -57,6 +64,7 @@ def test_second_derivatives_of_the_sum_over_neighbours_and_of_the_blocks(kind):
     assert torch.autograd.gradgradcheck(lambda N, T, z: propagate.laplacian(N, N, T, z, graph), (N, T, z))
 
 
+@pytest.mark.usefixtures("slices")
 @pytest.mark.parametrize("d", [1, 2, 3, 4])
 def test_reflections_and_their_derivative_are_those_of_torch(d):
     a = torch.randn(5, d * (d - 1) // 2, dtype=torch.float64, requires_grad=True)
