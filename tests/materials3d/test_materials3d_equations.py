@@ -15,6 +15,7 @@ from suffuse_materials3d.simulate import (
     Ternary,
     coexistence,
     double_threshold,
+    explicit,
     random_history,
 )
 
@@ -25,6 +26,45 @@ def mixed(equation, mean, shape=(12, 12, 12), seed=0, noise=0.02):
     mean = torch.as_tensor(mean, dtype=torch.float64)
     random = [torch.Generator().manual_seed(seed + i) for i in range(len(mean))]
     return equation.start(mean, shape, random, noise)
+
+
+# --- explicit differences --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_explicit_step_is_the_seven_point_one(dtype):
+    pytest.importorskip("numba")
+    equation = CahnHilliard(dt=0.01, kappa=0.8, mobility=0.7, dx=1.1)
+    u = torch.randn(2, 5, 4, 3, dtype=dtype).mul(0.3)
+
+    def laplacian(a):
+        return (sum(a.roll(s, axis) for axis in (1, 2, 3) for s in (1, -1)) - 6 * a) / 1.1**2
+
+    expected = u
+    for _ in range(3):
+        mu = expected**3 - expected - 0.8 * laplacian(expected)
+        expected = expected + 0.01 * 0.7 * laplacian(mu)
+    found = explicit(equation, u, [0.0, 0.03])
+    assert torch.equal(found[:, 0], u) and found.dtype == dtype
+    torch.testing.assert_close(found[:, 1], expected)
+    torch.testing.assert_close(found[:, 1].mean((1, 2, 3)), u.mean((1, 2, 3)))  # matter is conserved
+
+
+def test_explicit_and_spectral_solutions_agree():
+    pytest.importorskip("numba")
+    wide = CahnHilliard(dt=0.003, kappa=4.0, order=2)  # interfaces of six voxels
+    u = mixed(wide, [0.1], (24, 4, 4), noise=0.3)
+    ours, other = wide.run(u, [80.0]), explicit(wide, u, [80.0])
+    assert ours.std() > 0.4 and (ours - other).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [({"dt": 0.02}, "not stable in an explicit step; take less than 0.0139"), ({"boundary": "film"}, "periodic")],
+)
+def test_what_an_explicit_step_cannot_do(change, match):
+    with pytest.raises(InvalidArgument, match=match):
+        explicit(CahnHilliard(**{"dt": 0.01, **change}), torch.zeros(1, 4, 4, 4), [1.0])
 
 
 # --- the step ---------------------------------------------------------------------------------------------------
