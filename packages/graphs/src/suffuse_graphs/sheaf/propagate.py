@@ -127,11 +127,11 @@ def edges_last(block: Tensor) -> Tensor:
     return block if block.dim() == 2 or block.stride(0) == 1 else block.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
-def product(A: Tensor, B: Tensor, out: Tensor | None = None) -> Tensor:
+def product(A: Tensor, B: Tensor) -> Tensor:
     """A^T B of blocks laid out by `edges_last`: d rank-one terms, each over all edges at once; or of diagonal ones."""
     if A.dim() == 2:
-        return torch.mul(A, B, out=out)
-    out = torch.mul(A[:, 0, :, None], B[:, 0, None, :], out=out)
+        return A * B
+    out = A[:, 0, :, None] * B[:, 0, None, :]
     for row in range(1, A.size(1)):
         out.addcmul_(A[:, row, :, None], B[:, row, None, :])
     return out
@@ -164,7 +164,7 @@ class _Blocks(Function):
             return _again(ctx, maps, weight, g_T, g_S)
         F, E = edges_last(maps), len(g_T)
         mT = (lambda a: a) if F.dim() == 2 else (lambda a: a.mT)
-        grad, g_w = torch.empty_like(F), None if weight is None else torch.empty_like(weight)
+        grad, g_w = torch.empty_like(F), torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         for end, F_own, F_other, g in ((0, F[:E], F[E:], g_T), (E, F[E:], F[:E], mT(g_T))):
             for part in slices(g):
                 ends = slice(end + part.start, end + min(part.stop, E))
@@ -172,11 +172,10 @@ class _Blocks(Function):
                 if ctx.degree:
                     both = g_S.index_select(0, ctx.graph.edge_index[0, ends])
                     found += product(mT(F_own[part]), edges_last(both + mT(both)))
-                if weight is not None and g_w is not None:
+                if g_w is not None:
                     g_w[ends] = (found * F_own[part]).flatten(1).sum(1) / 2
-                    found = scale(weight[ends], found)
-                grad[ends] = found
-        return grad, g_w if ctx.needs_input_grad[1] else None, None, None
+                grad[ends] = found if weight is None else scale(weight[ends], found)
+        return grad, g_w, None, None
 
 
 def _again(ctx: Any, F: Tensor, weight: Tensor | None, g_T: Tensor, g_S: Tensor) -> Any:
