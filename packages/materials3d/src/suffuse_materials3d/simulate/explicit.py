@@ -57,7 +57,7 @@ def explicit(equation: CahnHilliard, u: Tensor, times: Sequence[float]) -> Tenso
     advance, number = _kernel(), np.dtype(str(u.dtype).removeprefix("torch.")).type
     inside = (slice(1, -1),) * 3
     found = u.new_empty(len(u), len(stops), *u.shape[1:])
-    for volume, out in zip(u.numpy(), found, strict=True):
+    for volume, out in zip(u.cpu().numpy(), found, strict=True):
         field = np.zeros([n + 2 for n in volume.shape], volume.dtype)
         field[inside] = volume
         mu, done = np.zeros_like(field), 0
