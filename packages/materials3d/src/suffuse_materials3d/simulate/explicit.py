@@ -51,9 +51,7 @@ def explicit(equation: CahnHilliard, u: Tensor, times: Sequence[float]) -> Tenso
     limit = equation.dx**4 / (72 * equation.mobility * equation.kappa)
     if equation.dt >= limit:
         raise InvalidArgument(f"dt={equation.dt:g} is not stable in an explicit step; take less than {limit:.3g}")
-    stops = [round(t / equation.dt) for t in times]
-    if not stops or any(b < a for a, b in zip([0, *stops], stops, strict=False)):
-        raise InvalidArgument(f"times must ascend from 0, got {list(times)}")
+    stops = equation.steps_until(times)
     advance, number = _kernel(), np.dtype(str(u.dtype).removeprefix("torch.")).type
     inside = (slice(1, -1),) * 3
     found = u.new_empty(len(u), len(stops), *u.shape[1:])
@@ -67,7 +65,7 @@ def explicit(equation: CahnHilliard, u: Tensor, times: Sequence[float]) -> Tenso
             advance(field, mu, spread, push, stop - done)
             done = stop
             out[k] = torch.from_numpy(field[inside])
-            equation._check(out[k], done)
+            equation.check(out[k], done)
     return found
 
 

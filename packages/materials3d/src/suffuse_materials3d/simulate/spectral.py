@@ -170,9 +170,7 @@ class PhaseField(ABC):
             raise InvalidArgument(f"u must be (B, {axes}X, Y, Z), got shape {tuple(u.shape)}")
         if not bool(torch.isfinite(u).all()):
             raise InvalidArgument("u has NaN or infinite values")
-        stops = [round(t / self.dt) for t in times]
-        if not stops or any(b < a for a, b in zip([0, *stops], stops, strict=False)):
-            raise InvalidArgument(f"times must ascend from 0, got {list(times)}")
+        stops = self.steps_until(times)
         thickness = u.shape[-1]
         u = self._mirrored(u)
         step = _Step(self, u, stops[-1], history or {}, generator)
@@ -183,12 +181,20 @@ class PhaseField(ABC):
                     for _ in range(min(50, stop - done)):  # looked at now and then, so that the device need not wait
                         u = step(u, done)
                         done += 1
-                    self._check(u, done)
+                    self.check(u, done)
                     move(done)
                 snapshots.append(u[..., :thickness])
         return torch.stack(snapshots, 1)
 
-    def _check(self, u: Tensor, done: int) -> None:
+    def steps_until(self, times: Sequence[float]) -> list[int]:
+        """Whole numbers of steps until each of the times, which must ascend from 0."""
+        stops = [round(t / self.dt) for t in times]
+        if not stops or any(b < a for a, b in zip([0, *stops], stops, strict=False)):
+            raise InvalidArgument(f"times must ascend from 0, got {list(times)}")
+        return stops
+
+    def check(self, u: Tensor, done: int) -> None:
+        """Raise SimulationDiverged if a field after ``done`` steps is no mixture any more."""
         low, high = self.bounds
         if not bool(((u > low) & (u < high)).all()):
             s = "by rule" if self.stabiliser is None else f"{self.stabiliser:g}"
