@@ -113,6 +113,7 @@ def fit_prior(
     metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = True,
 ) -> SliceDenoiser:
     """Train a denoiser on slices (N, C, H, W) in network units; other arguments as in :func:`training.train`.
@@ -123,6 +124,7 @@ def fit_prior(
         factor: the UNet works on a grid this much coarser, see ``nets.SubpixelUNet``.
         rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
         time: which noise levels; default :func:`training.levels`.
+        precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
     """
     check_images(images)
     torch.manual_seed(seed)
@@ -145,6 +147,7 @@ def fit_prior(
         metadata=metadata,
         seed=seed,
         device=device,
+        precision=precision,
         progress=progress,
     )
 

@@ -60,6 +60,7 @@ def train(
     metadata: Mapping[str, Any] | None = None,
     seed: int,
     device: str,
+    precision: str = "32-true",
     progress: bool,
 ) -> M:
     """:func:`suffuse.training.fit` on a torch device, weights averaged over about its last twentieth."""
@@ -76,6 +77,7 @@ def train(
         metadata=metadata,
         seed=seed,
         accelerator=accelerator(device),
+        precision=precision,
         progress=progress,
     )
 

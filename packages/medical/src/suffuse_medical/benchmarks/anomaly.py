@@ -29,7 +29,7 @@ class Size(NamedTuple):
 SIZES = {
     "quick": Size(patients=60, test=36, radii=(8.0, 16.0), steps=0, networks=(), pictures=0),
     "full": Size(
-        patients=200, test=32, radii=(8.0, 12.0, 18.0), steps=2500,
+        patients=200, test=24, radii=(8.0, 16.0), steps=1500,
         networks=("white", "coarse", "simplex"), pictures=1200,
     ),
 }  # fmt: skip
@@ -57,8 +57,8 @@ def anomaly(run: Run) -> None:
     of a patient, averaged over patients) is what counts: lesions are about one voxel in a hundred, which is the AP of
     chance. The noise level of every method, and the threshold of its Dice, are chosen on other patients. "Exact" are
     the closed-form denoisers of a Gaussian with the moments of the healthy slices, the same for both noises: there,
-    noise is the only difference. The full profile trains networks as well, and a counterfactual, which is given labels
-    "healthy" and "diseased" of whole slices: it sees lesions in training, and compares with nothing else.
+    noise is the only difference. The full profile trains networks as well (in bfloat16), and a counterfactual, which is
+    given labels "healthy" and "diseased" of whole slices: it sees lesions in training, and compares with nothing else.
     """
     import torch
 
@@ -83,7 +83,7 @@ def anomaly(run: Run) -> None:
         mean = train.image.mean(0)
         healthy = cohort(max(4, size.test // 4), 2)
 
-    options: dict[str, Any] = {"factor": 1, "steps": size.steps, "seed": run.seed, "device": run.device}
+    options = _training(run, size)
     methods: dict[str, Callable[[Tensor, float], Tensor]] = {}
     with run.stage("exact priors"):
         for noise, family in (("white", None), ("coarse", CoarseNoise())):
@@ -92,21 +92,21 @@ def anomaly(run: Run) -> None:
     if size.networks:
         with run.stage("train"):
             for noise in size.networks:
-                network = task.fit(train.image, noise=noise, progress=run.progress, **options).to(run.device)
-                methods[f"{noise} noise, network"] = _partial(network, noise, run.seed)
+                network = task.fit(train.image, noise=noise, **options).to(run.device)
+                methods[f"{noise} noise, network"] = _half(run.device, _partial(network, noise, run.seed))
             level = OneLevel(0.4)
-            once = task.fit(train.image, noise="coarse", time=level, progress=run.progress, **options).to(run.device)
-            methods["denoising autoencoder, coarse noise"] = lambda x, _: (
-                task.predict(once, x, level=level.kappa, steps=1, n=SAMPLES, seed=run.seed).map
+            once = task.fit(train.image, noise="coarse", time=level, **options).to(run.device)
+            methods["denoising autoencoder, coarse noise"] = _half(
+                run.device, lambda x, _: task.predict(once, x, level=level.kappa, steps=1, n=SAMPLES, seed=run.seed).map
             )
         with run.stage("train the counterfactual"):
             sick = cohort(size.patients // 2, 3, (2, 4))
             images = torch.cat([train.image, sick.image])
             assert sick.lesion is not None
             well = torch.cat([torch.ones(len(train), dtype=torch.bool), sick.lesion.flatten(1).sum(1) == 0])
-            weak = task.fit_counterfactual(images, well, progress=run.progress, **options).to(run.device)
-            methods["counterfactual (slice labels), network"] = lambda x, level: (
-                task.counterfactual(weak, x, level=level, guidance_scale=3.0).map
+            weak = task.fit_counterfactual(images, well, **options).to(run.device)
+            methods["counterfactual (slice labels), network"] = _half(
+                run.device, lambda x, level: task.counterfactual(weak, x, level=level, guidance_scale=3.0, steps=8).map
             )
     methods["|x - mean|"] = lambda x, _: (x - mean).square()
     methods["intensity"] = lambda x, _: x
@@ -128,6 +128,13 @@ def anomaly(run: Run) -> None:
         _radiographs(run, size)
 
 
+def _training(run: Run, size: Size) -> dict[str, Any]:
+    return {
+        "factor": 1, "steps": size.steps, "seed": run.seed, "device": run.device, "precision": "bf16-mixed",
+        "progress": run.progress,
+    }  # fmt: skip
+
+
 def _thinned(cohort: PhantomCohort, every: int) -> Slices:
     """Every so manyth slice of every pseudo-patient."""
     from suffuse_medical.data import cohort_slices
@@ -143,6 +150,17 @@ def _partial(denoiser: Any, noise: str, seed: int) -> Callable[[Tensor, float], 
     return lambda x, level: (
         task.predict(denoiser, x, noise=noise, level=level, steps=STEPS, n=SAMPLES, seed=seed, batch_size=256).map
     )
+
+
+def _half(device: str, maps: Callable[[Tensor, float], Tensor]) -> Callable[[Tensor, float], Tensor]:
+    """Maps of a network that computes in bfloat16, as it was trained."""
+    import torch
+
+    def of(x: Tensor, level: float) -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return maps(x, level)
+
+    return of
 
 
 def _score(
@@ -235,7 +253,7 @@ def _radiographs(run: Run, size: Size) -> None:
 
     with run.stage("radiographs"):
         train, _ = images("train", 0, size.pictures)
-        val, val_label = images("val", None, 300)
+        val, val_label = images("val", None, 160)
         test, test_label = images("test", None, 624)
         mean = train.mean(0)
 
@@ -243,10 +261,8 @@ def _radiographs(run: Run, size: Size) -> None:
             return float(roc_auc_score(label.numpy(), maps.flatten(1).mean(1).numpy()))
 
         for noise in size.networks:
-            network = task.fit(
-                train, noise=noise, factor=1, steps=size.steps, seed=run.seed, device=run.device, progress=run.progress
-            ).to(run.device)
-            of = _partial(network, noise, run.seed)
+            network = task.fit(train, noise=noise, **_training(run, size)).to(run.device)
+            of = _half(run.device, _partial(network, noise, run.seed))
             level = max(LEVELS, key=lambda k: auroc(of(val, k), val_label))
             value = auroc(of(test, level), test_label)
             run.row(
