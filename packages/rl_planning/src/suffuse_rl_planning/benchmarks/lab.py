@@ -131,41 +131,51 @@ def learn_attributes(
 
 def build(run: Run, env_id: str, size: Size, *, contaminate: float = 0.0, pairs: int = 0) -> Lab:
     """Collect, label, learn attributes twice, relabel; or read what an earlier benchmark of this report made."""
+    from suffuse.hub import CONFIG
+
     from ..attributes import Attributes
     from ..evaluate import MeasureMap
 
-    variant = folder(run, env_id) / f"contaminated-{contaminate:g}-pairs-{pairs or size.pairs}"
+    spoilt = folder(run, env_id) / f"contaminated-{contaminate:g}"
+    variant = spoilt / f"pairs-{pairs or size.pairs}"
     with run.stage("collect"):
         train, test = record(run, env_id, size, contaminate=contaminate)
     unlabelled = train.windows(size.horizon, names=("speed",), measure=size.measure)
-    if (variant / "accuracy.json").exists():
-        attributes, judge = (Attributes.load(variant / name, device=run.device) for name in ("attributes", "judge"))
+    halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
+    if (spoilt / "judge" / CONFIG).exists():
+        judge = Attributes.load(spoilt / "judge", device=run.device)
+    else:
+        with run.stage("label and learn the judge's attributes"):
+            judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
+            judge.relabel(train, train.windows(size.length, names=("speed",), stride=5))
+        judge.save(spoilt / "judge")
+    known = (variant / "accuracy.json").exists()
+    if known:
+        attributes = Attributes.load(variant / "attributes", device=run.device)
         accuracy = json.loads((variant / "accuracy.json").read_text())
     else:
         with run.stage("label and learn attributes"):
-            halves = [train.select(range(start, len(train), 2)) for start in range(2)]  # pairs of no common episode
             attributes, accuracy = learn_attributes(run, halves[0], size, seed=run.seed, pairs=pairs)
-            judge, _ = learn_attributes(run, halves[1], size, seed=run.seed + 100)
-            judge.relabel(train, train.windows(size.length, names=("speed",), stride=5))
     with run.stage("relabel"):
         windows, _ = attributes.relabel(train, unlabelled)
         maps = MeasureMap.fit(attributes, train, length=size.length)
-    if not (variant / "accuracy.json").exists():
+    if not known:
         attributes.save(variant / "attributes")
-        judge.save(variant / "judge")
         (variant / "accuracy.json").write_text(json.dumps(accuracy))
     return Lab(env_id, size, train, test, attributes, judge, windows, maps, accuracy, variant)
 
 
 def planner(run: Run, lab: Lab, *, name: str = "planner", **options: Any) -> AlignDiff:
     """AlignDiff, trained on the lab's windows, or read if an earlier benchmark of this report trained it."""
+    from suffuse.hub import CONFIG
+
     from ..planners import AlignDiff
 
     size = lab.size
     acting: dict[str, Any] = {
         "candidates": size.candidates, "replan": size.replan, "guidance_scale": size.guidance_scale
     }  # fmt: skip
-    if (lab.folder / name / "config.json").exists():
+    if (lab.folder / name / CONFIG).exists():
         return AlignDiff.load(lab.folder / name, device=run.device, seed=run.seed, **acting)
     settings: dict[str, Any] = {
         "steps": size.steps, "batch_size": size.batch_size, "hidden": size.hidden, "depth": size.depth

@@ -43,7 +43,9 @@ def latency(run: Run) -> None:
             return rate(ours, decisions=10 if run.quick else 20)
 
     errors = {}
-    tests = draw_tests(lab.attributes, lab.test, n=12 if run.quick else 40, length=size.length, seed=2000 + run.seed)
+    tests = draw_tests(
+        lab.attributes, lab.test, n=12 if run.quick else size.tests, length=size.length, seed=2000 + run.seed
+    )
     for nfe in (20, 10, 5, 3, 2):
         ours.sampler = DPMSolverPP(steps=nfe, grid="time")
         for candidates in (64, 1) if nfe in (20, 5, 3) else (64,):

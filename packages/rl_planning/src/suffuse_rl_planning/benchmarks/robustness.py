@@ -27,7 +27,7 @@ def robustness(run: Run) -> None:
 
     size = dataclasses.replace(size_of(run, ENV), candidates=4)
     if not run.quick:
-        size = dataclasses.replace(size, steps=size.steps // 2, tests=60)
+        size = dataclasses.replace(size, steps=size.steps // 2)
     pairs = [size.pairs, size.pairs // 4, size.pairs // 20]
     variants = [(count, 0.0) for count in pairs] + [(size.pairs, share) for share in (0.2, 0.5)]
     if run.quick:
