@@ -56,14 +56,36 @@ def test_the_linear_aggregation_has_places():
         encoder(images[:, :2])
 
 
+@pytest.mark.parametrize("blocks", ["all", "middle"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_style_images_may_have_another_size_than_what_is_drawn(dims):
+def test_style_images_may_have_another_size_than_what_is_drawn(dims, blocks):
     backbone = stedm.StyleLayoutUNet(
-        dims, 1, 2, StyleEncoder(dims, 1, 8, 2), num_res_blocks=1, norm_num_groups=2, **UNET
+        dims, 1, 2, StyleEncoder(dims, 1, 8, 2), blocks, num_res_blocks=1, norm_num_groups=2, **UNET
     )
     x, style = torch.randn(2, 1, *(8,) * dims), torch.randn(2, 2, 1, *(12,) * dims)
     cond = Condition(maps={"layout": torch.zeros(2, 2, *(8,) * dims), "style": style, "estimate": x})
     assert backbone(x, torch.zeros(2), cond).shape == x.shape
+
+
+@pytest.mark.parametrize(("blocks", "told"), [("all", True), ("middle", False)])
+def test_the_last_block_is_told_the_style_or_not(blocks, told):
+    backbone = stedm.StyleLayoutUNet(
+        2, 1, 0, StyleEncoder(2, 1, 8, 2), blocks, num_res_blocks=1, norm_num_groups=2, **UNET
+    )
+    heard = []
+    last = backbone.net.unet.up_blocks[-1].resnets[-1]
+    last.register_forward_pre_hook(lambda block, args: heard.append(args[1]))
+    for _ in range(2):
+        style = torch.randn(1, 2, 1, 8, 8)
+        backbone(
+            torch.ones(1, 1, 8, 8), torch.zeros(1), Condition(maps={"style": style, "estimate": torch.ones(1, 1, 8, 8)})
+        )
+    assert torch.allclose(*heard) is not told
+
+
+def test_only_known_blocks_can_be_told():
+    with pytest.raises(InvalidArgument, match="style_blocks"):
+        stedm.StyleLayoutUNet(2, 1, 0, StyleEncoder(2, 1, 8, 2), "first", num_res_blocks=1, norm_num_groups=2, **UNET)
 
 
 def test_the_encoder_is_trained_with_the_denoiser(trained, cohort):

@@ -25,7 +25,7 @@ from .. import training
 from ..ldm import Autoencoder, LatentDiffusion
 from ..nets import SMALL, ResidualDenoiser, gaussian_part, unet_settings
 from .data import Source, StyleSets
-from .denoiser import LAYOUT, STYLE, StyleLayoutUNet
+from .denoiser import LAYOUT, STYLE, StyleBlocks, StyleLayoutUNet
 from .style import Aggregation, StyleEncoder
 
 __all__ = ["fit", "leak", "style_sets", "synthesise"]
@@ -41,6 +41,7 @@ def fit(
     style_images: int = 4,
     style_dim: int = 64,
     style_dropout: float = 0.25,
+    style_blocks: StyleBlocks = "all",
     autoencoder: Autoencoder | None = None,
     channels: Sequence[int] = SMALL,
     rank: int | None = 16,
@@ -50,6 +51,7 @@ def fit(
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = True,
     **unet: Any,
 ) -> NetworkDenoiser | LatentDiffusion:
@@ -63,9 +65,11 @@ def fit(
         aggregation: of the images of a style set.
         style_images: n, how many there are.
         style_dropout: how often the style is hidden, for guidance.
+        style_blocks: which are told the style, ``"all"`` or, as published, ``"middle"``, see ``stedm.denoiser``.
         autoencoder: diffuse in its latent space, as published; without it, in the space of images.
         channels: of the UNet.
         rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
+        precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
 
     Returns:
@@ -82,7 +86,9 @@ def fit(
     encoder = None
     if source != "none":
         encoder = StyleEncoder(dims, images.shape[1], style_dim, style_images, aggregation)
-    backbone = StyleLayoutUNet(dims, targets.shape[1], layout.shape[1], encoder, **unet_settings(channels, **unet))
+    backbone = StyleLayoutUNet(
+        dims, targets.shape[1], layout.shape[1], encoder, style_blocks, **unet_settings(channels, **unet)
+    )
     gaussian = gaussian_part(targets, rank)
     denoiser = ResidualDenoiser(backbone, training.schedule(gaussian.std), gaussian, gaussian.std)
     wrapped = denoiser if autoencoder is None else LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:])
@@ -105,6 +111,7 @@ def fit(
         metadata={"system": "stedm", "source": source, "aggregation": aggregation},
         seed=seed,
         device=device,
+        precision=precision,
         progress=progress,
     )
     if not isinstance(wrapped, LatentDiffusion):
