@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(12, 12, 300, 120, (16, 32), 40, 8),
-    "full": Size(48, 48, 1500, 6000, (32, 64), 256, 20),
+    "full": Size(48, 12, 600, 3000, (16, 32), 128, 20),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
 
@@ -80,7 +80,7 @@ def privacy(run: Run) -> None:
         for name, data in ((f"diffusion, {len(few)} images", few), (f"diffusion, {len(train)} images", train)):
             model = fit_prior(
                 data, channels=size.channels, factor=1, steps=size.steps, seed=run.seed, device=run.device,
-                progress=run.progress,
+                precision="32-true" if run.quick else "bf16-mixed", progress=run.progress,
             ).to(run.device)  # fmt: skip
             noise = torch.Generator(run.device).manual_seed(run.seed)
             images[name] = sampler(model, shape=shape, generator=noise).cpu(), data

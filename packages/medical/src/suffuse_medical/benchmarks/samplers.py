@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (50, 250), (50,), 100),
+    "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (250, 1000), (50,), 100),
     "full": Size(60, 4000, (32, 64), 256, (5, 10, 20, 50), (10, 20, 50, 100, 250), (50, 250, 1000), (20, 50), 250),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
@@ -111,15 +111,17 @@ def samplers(run: Run) -> None:
     run.row(
         dataset=DATASET, method="two halves of the scans (floor)", metric="MMD", value=floor, n=n // 2, better="lower"
     )
-    for target in size.ddim[-2:]:
-        rivals = [key for key in drawn if key[0].startswith("MONAI DDIM") and key[1] == target]
+    for kind, target in (*(("DDIM", calls) for calls in size.ddim[-2:]), ("DDPM", size.ddpm[-1])):
+        rivals = [key for key in drawn if key[0].startswith(f"MONAI {kind}") and key[1] == target]
         for what, score in (("MMD", distances), ("accuracy", errors)):
+            if (kind, what) == ("DDPM", "accuracy"):
+                continue  # it is not after the solution of the ODE
             best = min(score[key] for key in rivals)
             for label in OURS:
                 enough = [calls for calls in size.ours if score[label, calls] <= best]
                 if enough:
                     run.row(
-                        dataset=DATASET, method=label, metric=f"calls for the {what} of MONAI DDIM at {target}",
+                        dataset=DATASET, method=label, metric=f"calls for the {what} of MONAI {kind} at {target}",
                         value=enough[0], better="lower",
                     )  # fmt: skip
     run.note(
