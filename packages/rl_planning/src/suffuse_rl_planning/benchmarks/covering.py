@@ -30,7 +30,7 @@ def covering(run: Run) -> None:
     size = size_of(run, ENV)
     lab = build(run, ENV, size)
     ours = planner(run, lab)
-    n = 16 if run.quick else 40
+    n = 16 if run.quick else size.tests
     with run.stage("sweep"):
         found = cover(ours, lab.attributes, lab.maps, lab.test, n=n, seed=run.seed)
     for name, result in found.items():

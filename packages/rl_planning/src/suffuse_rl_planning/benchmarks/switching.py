@@ -40,7 +40,7 @@ def switching(run: Run) -> None:
     unit = {name: Scale(0.0, 1.0) for name in lab.attributes.names}
     with run.stage("train goal-conditioned cloning"):
         cloning = BehaviourCloning.fit(lab.windows, env_id=ENV, steps=size.steps, scales=unit, seed=run.seed)
-    n, every = 8 if run.quick else 20, 200
+    n, every = 8 if run.quick else size.tests, 200
     schedules = {name: values for name, values in SCHEDULES.items() if name in lab.maps}
     wanted = {name: lab.maps[name](np.array(values)) for name, values in schedules.items()}
     gaits = np.tile(controllers(ENV)[nearest(ENV, wanted)], (n, 1, 1))
