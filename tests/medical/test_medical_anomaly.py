@@ -200,6 +200,18 @@ def test_counterfactual_moves_to_the_healthy_mode_and_leaves_the_healthy_alone()
     assert float(kept.map[inside].mean()) < 0.1 * float(mended.map[inside].mean())
 
 
+def test_training_in_half_precision_keeps_whole_weights_and_learns():
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    options = {"channels": (8, 16), "factor": 1, "steps": 3, "batch_size": 4, "progress": False, "device": "cpu"}
+    whole, half = (anomaly.fit(images, noise="coarse", precision=p, **options) for p in ("32-true", "bf16-mixed"))
+    pairs = list(zip(whole.parameters(), half.parameters(), strict=True))
+    assert all(two.dtype == torch.float32 and bool(two.isfinite().all()) for _, two in pairs)
+    assert any(not torch.equal(one, two) for one, two in pairs), "the precision had no effect"
+    x = images + 0.3 * torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    one, two = (model(x, model.schedule.t_of_kappa(0.3)) for model in (whole, half))
+    torch.testing.assert_close(one, two, atol=0.05, rtol=0.1)
+
+
 # --- measures ---------------------------------------------------------------------------------------------------
 
 
