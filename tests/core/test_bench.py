@@ -83,6 +83,11 @@ def make_run(tmp_path: Path) -> Run:
     return Run(good, "quick", 0, "cpu", tmp_path / "work", None, False, tmp_path / "report")
 
 
+def picture_file(folder: Path) -> Path:
+    (folder / "a.png").write_bytes(PIXEL)
+    return folder / "a.png"
+
+
 def make_row(**changes: object) -> Row:
     fields = {"benchmark": "toy/good", "paper": "Doe 2020", "dataset": "data", "method": "model", "metric": "accuracy"}
     fields |= {"better": "higher", "value": 1.0, "device": "cpu", "profile": "quick", "version": "1"}
@@ -189,8 +194,7 @@ def test_a_measurement_is_reported_once(tmp_path):
 
 def test_pictures_are_checked(tmp_path):
     run = make_run(tmp_path)
-    picture = tmp_path / "a.png"
-    picture.write_bytes(PIXEL)
+    picture = picture_file(tmp_path)
     run.figure("a", picture)
     (tmp_path / "a.tiff").write_bytes(PIXEL)
     (tmp_path / "empty.png").touch()
@@ -284,6 +288,56 @@ def test_an_interrupted_run_keeps_what_it_had(tmp_path):
     report = Report.read(tmp_path / "report")
     assert [result.name for result in report.results] == ["toy/good"]
     assert "1 not finished" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
+    out, started = tmp_path / "report", []
+
+    @benchmark("toy/long", paper="p", claim="c")
+    def long(run: Run) -> None:
+        assert not list(run.out.iterdir())
+        started.append(run.seed)
+        run.figure("picture", picture_file(tmp_path))
+        (run.out / "half").touch()
+        if started == [0, 1]:
+            raise KeyboardInterrupt
+        run.row(dataset="d", method="m", metric="a", value=run.seed, better="higher", setting={"k": 1}, unit="mm")
+        run.note(f"Seed {run.seed}.")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_quietly([long], out, seeds=[0, 1, 2], resume=True)  # there is nothing yet to go on with
+    report = run_quietly([long], out, seeds=[0, 1, 2], resume=True)
+    assert started == [0, 1, 1, 2]
+    whole = run_quietly([long], tmp_path / "whole", seeds=[0, 1, 2])
+    assert report.rows == whole.rows
+    assert report.rows[0].n == 3
+    assert report.results[0].notes == whole.results[0].notes == ["Seed 0.", "Seed 1.", "Seed 2."]
+    assert report.results[0].figures == whole.results[0].figures
+    assert report.results[0].seconds >= 0
+    del started[:]
+    assert run_quietly([long], out, seeds=[0, 1, 2, 3], resume=True).rows[0].n == 4
+    assert started == [3]
+
+    for options, what in (({"profile": "full"}, "profile: 'quick', not 'full'"), ({"seeds": [3, 0]}, "first seed")):
+        with pytest.raises(InvalidArgument, match=f"resume: .* holds a run with another {what}"):
+            run_quietly([long], out, resume=True, **options)
+    (out / "work" / "toy-long" / "seed-1.json").write_text("{")
+    assert "seed-1.json is damaged" in run_quietly([long], out, seeds=[0, 1], resume=True).results[0].message
+
+
+def test_a_failed_seed_is_run_again(tmp_path):
+    fails = [True]
+
+    @benchmark("toy/flaky", paper="p", claim="c")
+    def flaky(run: Run) -> None:
+        if run.seed == 0:
+            run.figure("picture", picture_file(tmp_path))
+        if fails:
+            raise RuntimeError(str(fails.pop()))
+        run.row(dataset="d", method="m", metric="a", value=1, better="higher")
+
+    assert not run_quietly([flaky], tmp_path / "report").ok
+    assert run_quietly([flaky], tmp_path / "report", resume=True).ok
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,7 @@ def bench(
     out: Path = Path("report"),
     device: str = "auto",
     progress: bool = True,
+    resume: bool = False,
 ) -> int:
     """Run benchmarks and write a report as a web page, Markdown and JSON lines.
 
@@ -122,6 +123,7 @@ def bench(
         out: folder of the report; an earlier report there is replaced.
         device: cpu, cuda, or auto for the best there is.
         progress: whether to say what happens.
+        resume: go on with the run in out; seeds of benchmarks that finished there are kept.
     """
     from suffuse.bench import benchmarks, run_benchmarks, select
     from suffuse.bench.report import title
@@ -139,7 +141,14 @@ def bench(
     if not chosen:
         raise InvalidArgument("no installed package has benchmarks; install one of the suffuse packages")
     report = run_benchmarks(
-        chosen, out, profile=profile, seeds=seeds or [seed], device=device, data=data_root(), progress=progress
+        chosen,
+        out,
+        profile=profile,
+        seeds=seeds or [seed],
+        device=device,
+        data=data_root(),
+        progress=progress,
+        resume=resume,
     )
     table = _table("benchmark", "outcome", "rows", "time")
     for result in report.results:
@@ -269,11 +278,12 @@ def _sample(arguments: list[str]) -> int:
 
 def _bench_parser() -> ArgumentParser:
     """`bench` has what signatures cannot say: positional names, a flag, and a list without brackets."""
-    parser = _function_parser(bench, "suffuse bench", skip={"names", "list_only", "seeds"}, config=False)
+    parser = _function_parser(bench, "suffuse bench", skip={"names", "list_only", "seeds", "resume"}, config=False)
     doc = bench.__doc__ or ""
     parser.add_argument("names", nargs="*", default=[], metavar="NAME", type=str, help=_doc_of("names", doc))
     parser.add_argument("--list", dest="list_only", action="store_true", help=_doc_of("list_only", doc))
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help=_doc_of("seeds", doc))
+    parser.add_argument("--resume", action="store_true", help=_doc_of("resume", doc))
     return parser
 
 

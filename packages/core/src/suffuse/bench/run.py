@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from suffuse.bench.row import Better, Row, Scalar
+from suffuse.bench.row import Better, Row, Scalar, write_text
 from suffuse.errors import InvalidArgument, SuffuseError
 
 if TYPE_CHECKING:
@@ -62,8 +63,33 @@ class Run:
     artifacts: list[Attachment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     keys: set[tuple[Any, ...]] = field(default_factory=set)
     """Of the rows, so that none is reported twice."""
+
+    @property
+    def record(self) -> Path:
+        """The file that says what a finished run found, beside its scratch folder."""
+        return self.out.with_name(f"{self.out.name}.json")
+
+    def keep(self) -> None:
+        """Write the record, for `restore`."""
+        found = {name: getattr(self, name) for name in ("notes", "stages", "seconds")}
+        found |= {name: [asdict(item) for item in getattr(self, name)] for name in ("rows", "figures", "artifacts")}
+        write_text(self.record, json.dumps(found, ensure_ascii=False, allow_nan=False))
+
+    def restore(self) -> bool:
+        """Take over what an earlier run wrote with `keep`; False if there is none."""
+        if not self.record.is_file():
+            return False
+        try:
+            found = json.loads(self.record.read_text(encoding="utf-8"))
+            self.rows = [Row(**row) for row in found["rows"]]
+            self.figures, self.artifacts = ([Attachment(**a) for a in found[kind]] for kind in ("figures", "artifacts"))
+            self.notes, self.stages, self.seconds = found["notes"], found["stages"], found["seconds"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SuffuseError(f"{self.record} is damaged ({error}); delete it, and this seed is run again") from error
+        return True
 
     @property
     def quick(self) -> bool:

@@ -5,9 +5,10 @@
       rows.jsonl                 one JSON line per row
       run.json                   what ran, on which machine, with which outcome
       figures/  files/           pictures and other files, one folder per benchmark
-      work/                      scratch space, one folder per benchmark and seed
+      work/                      per benchmark and seed: scratch space, and the record of what was found
 
-The report is written anew after each benchmark, so an interrupted run keeps what it had.
+The report is written anew after each benchmark and the record after each seed, so an interrupted run keeps what it had
+and can go on from there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import random
 import shutil
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -138,6 +139,7 @@ def run_benchmarks(
     device: str = "auto",
     data: Path | None = None,
     progress: bool = True,
+    resume: bool = False,
 ) -> Report:
     """Run benchmarks and write a report after each.
 
@@ -150,6 +152,7 @@ def run_benchmarks(
         device: "auto" takes a CUDA device if there is one.
         data: folder of real data, or None.
         progress: whether to print what happens.
+        resume: go on with the run in ``out``, if there is one: what finished there with these seeds is not run again.
 
     Returns:
         The report. A benchmark that raises is in it as failed, one that lacks an extra or data as skipped.
@@ -163,7 +166,11 @@ def run_benchmarks(
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures are saved, never shown
     started = datetime.now(UTC).isoformat(timespec="seconds")
     machine = describe_machine(device)
-    report = Report(_fresh(Path(out)), profile, seeds, device, machine, version_of("suffuse"), started, len(chosen))
+    report = Report(Path(out), profile, seeds, device, machine, version_of("suffuse"), started, len(chosen))
+    if resume and (report.folder / "run.json").is_file():
+        _check_same(Report.read(report.folder), report)
+    else:
+        _fresh(report.folder)
     report.write()
     begin = time.perf_counter()
     for number, benchmark in enumerate(chosen, start=1):
@@ -185,26 +192,21 @@ def _run(benchmark: Benchmark, report: Report, data: Path | None, progress: bool
         benchmark.name, benchmark.paper, benchmark.claim, benchmark.peers, benchmark.description, status="passed"
     )
     runs: list[Run] = []
-    begin = time.perf_counter()
     try:
         for seed in report.seeds:
             scratch = report.folder / "work" / benchmark.slug / f"seed-{seed}"
-            scratch.mkdir(parents=True)
             shown = scratch / "report" if runs else report.folder  # the report has the pictures of the first seed
             run = Run(benchmark, report.profile, seed, report.device, scratch, data, progress, shown)
             runs.append(run)
-            _seed_everything(seed)
-            with one_thread() if run.quick and run.device == "cpu" else nullcontext():  # quick models are small
-                benchmark(run)
-            if not run.rows:
-                raise SuffuseError(f"benchmark {benchmark.name!r} reported no rows")
+            if not run.restore():
+                _measure(run)
         result.rows = aggregate([run.rows for run in runs])
     except (Skipped, MissingExtra) as error:
         result.status, result.message = "skipped", str(error)
     except (Exception, SystemExit):
         result.status = "failed"
         result.message = traceback.format_exc().replace(str(Path.home()), "~")
-    result.seconds = time.perf_counter() - begin
+    result.seconds = sum(run.seconds for run in runs)
     for run in runs:
         result.notes += [note for note in run.notes if note not in result.notes]
         for stage, seconds in run.stages.items():
@@ -212,6 +214,23 @@ def _run(benchmark: Benchmark, report: Report, data: Path | None, progress: bool
     if runs:
         result.figures, result.artifacts = runs[0].figures, runs[0].artifacts
     return result
+
+
+def _measure(run: Run) -> None:
+    """One benchmark with one seed, from the start; its record is written at the end."""
+    for left in (run.out, *(run.report / kind / run.benchmark.slug for kind in ("figures", "files"))):
+        shutil.rmtree(left, ignore_errors=True)  # of a run that did not finish
+    run.out.mkdir(parents=True)
+    begin = time.perf_counter()
+    try:
+        _seed_everything(run.seed)
+        with one_thread() if run.quick and run.device == "cpu" else nullcontext():  # quick models are small
+            run.benchmark(run)
+    finally:
+        run.seconds = time.perf_counter() - begin
+    if not run.rows:
+        raise SuffuseError(f"benchmark {run.benchmark.name!r} reported no rows")
+    run.keep()
 
 
 def aggregate(runs: Sequence[Sequence[Row]]) -> list[Row]:
@@ -254,8 +273,28 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _fresh(folder: Path) -> Path:
-    """The report folder, emptied of an earlier report; a folder with anything else in it is left alone."""
+def _check_same(earlier: Report, now: Report) -> None:
+    """Whether an earlier run is the one to go on with.
+
+    Raises:
+        InvalidArgument: naming what differs.
+    """
+    compared: dict[str, Callable[[Report], Any]] = {
+        "profile": lambda r: r.profile,
+        "version of suffuse": lambda r: r.version,
+        "machine": lambda r: r.machine["slug"],
+        "first seed, whose pictures it shows": lambda r: r.seeds[0],
+    }
+    for what, of in compared.items():
+        if of(earlier) != of(now):
+            raise InvalidArgument(
+                f"resume: {now.folder} holds a run with another {what}: {of(earlier)!r}, not {of(now)!r}; choose "
+                f"another folder, or leave resume out to replace it"
+            )
+
+
+def _fresh(folder: Path) -> None:
+    """Make the report folder, or empty it of an earlier report; a folder with anything else in it is left alone."""
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument(f"out: {folder} is a file; choose a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -264,7 +303,6 @@ def _fresh(folder: Path) -> Path:
         for part in ("figures", "files", "work"):
             shutil.rmtree(folder / part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _seed_everything(seed: int) -> None:
