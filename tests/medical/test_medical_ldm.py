@@ -117,6 +117,17 @@ def test_stage_one_learns(images, autoencoder):
     assert error < 0.75 * (images - images.mean()).abs().mean()
 
 
+def test_both_stages_learn_in_half_precision(images, autoencoder):
+    options = {"batch_size": 8, "device": "cpu", "progress": False, "precision": "bf16-mixed"}
+    half = ldm.fit_autoencoder(images, steps=30, lr=1e-2, objective=PLAIN, **options, **TINY)
+    errors = [float((net(images) - images).square().mean()) for net in (half, autoencoder)]
+    assert errors[0] != errors[1], "the precision had no effect"
+    assert errors[0] < 1.2 * errors[1]
+    model = ldm.fit(images, half, channels=(8,), num_head_channels=8, steps=3, **options)
+    assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in model.parameters())
+    assert bool(model.sample(2, steps=2).isfinite().all())
+
+
 def test_the_perceptual_distance_sees_blur_and_has_gradients_everywhere(images):
     x = images[:4]
     assert float(ldm.perceptual_distance(x, x)) == 0

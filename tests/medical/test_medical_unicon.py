@@ -47,6 +47,14 @@ def test_one_model_answers_three_questions(trained, pairs):
     assert (bright == (drawn_labels == 1)).float().mean() > 0.8, "what is drawn together fits together"
 
 
+def test_half_precision_learns_as_well(trained, pairs):
+    options = {"steps": 120, "lr": 1e-2, "device": "cpu", "progress": False, "precision": "bf16-mixed"}
+    half = unicon.fit(pairs[0], layout_maps(pairs[1], 2), **options, **UNET)
+    pairwise = zip(half.parameters(), trained[0].parameters(), strict=True)
+    assert any(not torch.equal(one, two) for one, two in pairwise), "the precision had no effect"
+    assert (unicon.segment(half, pairs[0][:8], n=2, steps=6) == pairs[1][:8]).float().mean() > 0.9
+
+
 def test_noise_on_the_mask_loosens_it(trained, pairs):
     layout = layout_maps(pairs[1][:8], 2)
     truth = pairs[1][:8] == 1

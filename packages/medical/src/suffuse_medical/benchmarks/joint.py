@@ -79,7 +79,7 @@ def _compare(
     layout, asked = stedm.layout_maps(train.labels, classes), stedm.layout_maps(test.labels, classes)
     settings: dict[str, Any] = {
         "channels": size.channels, "steps": size.steps, "batch_size": 8, "seed": run.seed,
-        "device": run.device, "progress": run.progress,
+        "device": run.device, "precision": "32-true" if run.quick else "bf16-mixed", "progress": run.progress,
     }  # fmt: skip
     with run.stage("train"):
         models = {

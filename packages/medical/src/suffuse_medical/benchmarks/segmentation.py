@@ -30,6 +30,8 @@ SIZES = {
     "full": Size(patients=160, test=32, steps=3000, members=16, volumes=260),
 }
 CALLS = 10
+METRICS = {"Dice": "Dice", "GED2": "GED^2"}
+MANY, ONE = "diffused masks, ensemble", "UNet"
 LESIONS, HIPPOCAMPUS = "pseudo-patients (simulated from MNI152), three annotators", "Task04 hippocampus, coronal slices"
 
 
@@ -45,7 +47,8 @@ def segmentation(run: Run) -> None:
 
     Training sees one annotator per slice, at random. Dice (against the exact outline, all slices of a patient together)
     is averaged over patients; GED^2 compares the masks of the model with those of all three annotators, slice by slice,
-    and ECE is the calibration of the probability that annotators call a voxel lesion. The full profile adds the
+    and ECE is the calibration of the probability that annotators call a voxel lesion. As many masks of annotators drawn
+    at random are what a perfect model would do, with so few members. The full profile (in bfloat16) adds the
     hippocampus of the Medical Segmentation Decathlon, where ``SUFFUSE_DATA`` has it: anterior and posterior, one
     annotator, patients split at random.
     """
@@ -54,6 +57,7 @@ def segmentation(run: Run) -> None:
     from suffuse_medical import segmentation as task
     from suffuse_medical.baselines import UNetSegmentation
     from suffuse_medical.data import LabelSchema, PhantomCohort, cohort_slices
+    from suffuse_medical.segmentation import SegmentationPrediction
 
     size = SIZES[run.profile]
     schema = LabelSchema(["background", "lesion"])
@@ -79,9 +83,9 @@ def segmentation(run: Run) -> None:
         masks = annotators(exact)[chosen, torch.arange(len(images))]
 
     options: dict[str, Any] = {"steps": size.steps, "seed": run.seed, "device": run.device}
+    diffusion = options | {"precision": "32-true" if run.quick else "bf16-mixed", "progress": run.progress}
     with run.stage("train"):
-        denoiser = task.fit(images, masks, schema, progress=run.progress, out=run.out / "model", **options)
-        denoiser = denoiser.to(run.device)
+        denoiser = task.fit(images, masks, schema, out=run.out / "model", **diffusion).to(run.device)
     with run.stage("train the UNet"):
         unet = UNetSegmentation(2, **options).fit(images, schema.one_hot(masks))
 
@@ -89,7 +93,12 @@ def segmentation(run: Run) -> None:
         found = task.predict(denoiser, test, schema, n=size.members, steps=CALLS, seed=run.seed)
         plain = _single(unet.predict(test), schema)
         drawn = annotators(truth)[:, :, 0]
-        _score(run, LESIONS, found, plain, unet.predict(test), truth, patients, drawn)
+        again = torch.randint(3, (size.members, len(truth)), generator=generator)
+        outlined = drawn[again, torch.arange(len(truth))]
+        perfect = SegmentationPrediction(torch.stack([1 - outlined, outlined], 2), schema=schema)
+        predictions = {MANY: (found, 1 - found.mean[:, 0]), ONE: (plain, 1 - unet.predict(test)[:, 0])}
+        predictions["annotators drawn at random (ceiling)"] = perfect, 1 - perfect.mean[:, 0]
+        _score(run, LESIONS, predictions, truth, patients, drawn)
         run.figure(
             "masks",
             _figure(test, found, plain, drawn),
@@ -123,47 +132,35 @@ def _single(probability: Tensor, schema: Any) -> SegmentationPrediction:
 def _score(
     run: Run,
     dataset: str,
-    found: SegmentationPrediction,
-    plain: SegmentationPrediction,
-    probability: Tensor,
+    predictions: dict[str, tuple[SegmentationPrediction, Tensor]],
     truth: Tensor,
     patients: tuple[str, ...],
     drawn: Tensor | None,
 ) -> None:
+    """Rows of predictions by method, each with its probability (N, H, W) of the foreground."""
     import numpy as np
 
     from suffuse_medical import segmentation as task
 
     scores = {}
-    many, one = "diffused masks, ensemble", "UNet"
-    for method, prediction in ((many, found), (one, plain)):
-        scores[method] = task.evaluate(prediction, truth, patients, annotators=drawn)
-        setting = {"nfe": CALLS, "members": len(found.samples)} if method == many else {}
-        values = scores[method]["Dice"]
-        run.row(
-            dataset=dataset, method=method, metric="Dice", value=values.mean(), std=values.std(), n=len(values),
-            better="higher", setting=setting,
-        )  # fmt: skip
-        if drawn is not None:
-            values = scores[method]["GED2"]
-            run.row(
-                dataset=dataset, method=method, metric="GED^2", value=values.mean(), std=values.std(), n=len(values),
-                better="lower", setting=setting,
-            )  # fmt: skip
-        share = 1 - (prediction.mean if method == many else probability)[:, 0]
+    for method, (prediction, share) in predictions.items():
         schema = prediction.schema
         assert schema is not None
         everyone = (1 - schema.one_hot(truth)[:, 0])[None] if drawn is None else drawn
-        gap = np.mean([task.expected_calibration_error(share, mask) for mask in everyone]) if len(everyone) == 1 else (
-            task.expected_calibration_error(share.repeat(len(everyone), 1, 1), everyone.flatten(0, 1))
-        )  # fmt: skip
-        run.row(
-            dataset=dataset, method=method, metric="ECE", value=float(gap), n=len(truth), better="lower",
-            setting=setting,
-        )  # fmt: skip
+        scores[method] = task.evaluate(prediction, truth, patients, annotators=drawn)
+        setting = {"members": len(prediction.samples)} if len(prediction.samples) > 1 else {}
+        setting |= {"nfe": CALLS} if method == MANY else {}
+        for metric in METRICS if drawn is not None else ("Dice",):
+            values = scores[method][metric]
+            run.row(
+                dataset=dataset, method=method, metric=METRICS[metric], value=values.mean(), std=values.std(),
+                n=len(values), better="higher" if metric == "Dice" else "lower", setting=setting,
+            )  # fmt: skip
+        gap = task.expected_calibration_error(share.repeat(len(everyone), 1, 1), everyone.flatten(0, 1))
+        run.row(dataset=dataset, method=method, metric="ECE", value=gap, n=len(truth), better="lower", setting=setting)
     rng = np.random.default_rng(run.seed)
-    for metric in ("Dice", "GED2") if drawn is not None else ("Dice",):
-        d = scores[many][metric] - scores[one][metric]
+    for metric in METRICS if drawn is not None else ("Dice",):
+        d = scores[MANY][metric] - scores[ONE][metric]
         low, high = np.quantile(rng.choice(d, (2000, len(d))).mean(1), [0.025, 0.975])
         unit = "patients" if metric == "Dice" else "slices"
         run.note(
@@ -173,7 +170,6 @@ def _score(
 
 
 def _hippocampus(run: Run, size: Size, folder: Path) -> None:
-
     from suffuse_medical import segmentation as task
     from suffuse_medical.baselines import UNetSegmentation
     from suffuse_medical.data import LabelSchema, VolumeFolder, group_split, labelled_volumes
@@ -191,15 +187,16 @@ def _hippocampus(run: Run, size: Size, folder: Path) -> None:
     options: dict[str, Any] = {"steps": size.steps, "seed": run.seed, "device": run.device}
     with run.stage("hippocampus: train"):
         denoiser = task.fit(
-            train.images, train.labels[:, None], schema, progress=run.progress, out=run.out / "hippocampus", **options
-        )
-        denoiser = denoiser.to(run.device)
+            train.images, train.labels[:, None], schema, out=run.out / "hippocampus", precision="bf16-mixed",
+            progress=run.progress, **options,
+        ).to(run.device)  # fmt: skip
         unet = UNetSegmentation(3, **options).fit(train.images, schema.one_hot(train.labels[:, None]))
     with run.stage("hippocampus: sample"):
         found = task.predict(denoiser, test.images, schema, n=5, steps=CALLS, seed=run.seed)
         probability = unet.predict(test.images)
-        truth = test.labels[:, None]
-        _score(run, HIPPOCAMPUS, found, _single(probability, schema), probability, truth, test.patients, None)
+        plain = _single(probability, schema)
+        predictions = {MANY: (found, 1 - found.mean[:, 0]), ONE: (plain, 1 - probability[:, 0])}
+        _score(run, HIPPOCAMPUS, predictions, test.labels[:, None], test.patients, None)
 
 
 def _figure(test: Tensor, found: SegmentationPrediction, plain: SegmentationPrediction, drawn: Tensor) -> Figure:

@@ -174,6 +174,7 @@ def fit_autoencoder(
     out: Path | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = True,
     **kwargs: Any,
 ) -> Autoencoder:
@@ -200,6 +201,7 @@ def fit_autoencoder(
         metadata={"objective": repr(objective)},
         seed=seed,
         device=device,
+        precision=precision,
         progress=progress,
     )
     return trained.autoencoder.eval()
@@ -223,6 +225,7 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = True,
     **unet: Any,
 ) -> LatentDiffusion:
@@ -239,13 +242,14 @@ def fit(
         rank: of the Gaussian of latents that the network starts from, see ``nets.gaussian_part``; only with
             ``prediction_type="v_prediction"``.
         channels: of the UNet, one width per level; the latent must be divisible by 2 ^ (levels - 1).
+        precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
         out: folder; stage 2's state and the finished model go there, stage 1's state in ``stage1`` below it.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
     """
     if autoencoder is None:
         autoencoder = fit_autoencoder(
             images, steps=steps, out=None if out is None else Path(out) / "stage1", seed=seed, device=device,
-            progress=progress,
+            precision=precision, progress=progress,
         )  # fmt: skip
     autoencoder = autoencoder.eval()
     autoencoder.check(images[:1])
@@ -280,6 +284,7 @@ def fit(
         out=None if out is None else Path(out) / "stage2",
         seed=seed,
         device=device,
+        precision=precision,
         progress=progress,
     )
     if out is not None:

@@ -59,6 +59,7 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = True,
     **unet: Any,
 ) -> JointNetworkDenoiser:
@@ -70,6 +71,7 @@ def fit(
         channels: of MONAI's UNet, to which ``unet`` are further arguments.
         rank: of the Gaussian of both that the network starts from, see ``nets.gaussian_part``.
         shared_time: draw one time for both streams: the ablation, whose conditionals are wrong.
+        precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
     """
     if len(images) != len(layout) or images.shape[2:] != layout.shape[2:]:
         raise InvalidArgument(f"images and layout must go together, got {tuple(images.shape)}, {tuple(layout.shape)}")
@@ -105,6 +107,7 @@ def fit(
         metadata=metadata,
         seed=seed,
         device=device,
+        precision=precision,
         progress=progress,
     )
 
