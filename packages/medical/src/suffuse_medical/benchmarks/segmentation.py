@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from suffuse.bench import Run, benchmark
+from suffuse_medical.benchmarks.hippocampus import hippocampus
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from suffuse_medical.data import VolumeFolder
     from suffuse_medical.segmentation import SegmentationPrediction
 
 
@@ -106,11 +106,8 @@ def segmentation(run: Run) -> None:
             "ensemble, their mean, and the entropy in bits.",
         )
     run.note("Lesions are simulated spheres; the annotators differ by one voxel, by construction.")
-    if size.volumes:
-        if run.data is None or not (run.data / "medical" / "Task04_Hippocampus").is_dir():
-            run.note("The hippocampus was left out: SUFFUSE_DATA is not set, or has no medical/Task04_Hippocampus.")
-        else:
-            _hippocampus(run, size, run.data / "medical" / "Task04_Hippocampus")
+    if size.volumes and (volumes := hippocampus(run)):
+        _hippocampus(run, size, volumes)
 
 
 def annotators(exact: Tensor) -> Tensor:
@@ -169,14 +166,13 @@ def _score(
         )
 
 
-def _hippocampus(run: Run, size: Size, folder: Path) -> None:
+def _hippocampus(run: Run, size: Size, volumes: VolumeFolder) -> None:
     from suffuse_medical import segmentation as task
     from suffuse_medical.baselines import UNetSegmentation
-    from suffuse_medical.data import LabelSchema, VolumeFolder, group_split, labelled_volumes
+    from suffuse_medical.data import LabelSchema, group_split, labelled_volumes
 
     schema = LabelSchema(["background", "anterior", "posterior"])
     with run.stage("hippocampus: data"):
-        volumes = VolumeFolder(folder / "imagesTr", folder / "labelsTr")
         names = volumes.names[: size.volumes]
         listed: list[dict[str, Any]] = [{"patient_id": name, "index": i} for i, name in enumerate(names)]
         sides = group_split(listed, {"train": 0.75, "test": 0.25}, seed=run.seed)
