@@ -164,6 +164,19 @@ def test_style_sets_stay_with_the_patient_and_leave_the_image_out(cohort):
     assert torch.equal(sets[7][1].maps["style"], sets[7][1].maps["style"]), "and the same when asked again"
 
 
+def test_style_sets_of_a_place_are_of_one_patient_each(cohort):
+    images, _, patients = cohort
+    sets = stedm.style_sets(images, 20, 4, patients=patients)
+    assert sets.shape == (20, 4, *images.shape[1:])
+    owners = [{patients[i] for one in group for i in range(48) if torch.equal(images[i], one)} for group in sets]
+    assert [len(owner) for owner in owners] == [1] * 20
+    assert set.union(*owners) == set(patients)
+    few = stedm.style_sets(images[:2], 3, 4, patients=patients[:2])
+    assert few.shape == (3, 4, *images.shape[1:])
+    with pytest.raises(InvalidArgument, match="patients: expected a name for each of 48 images, got 2"):
+        stedm.style_sets(images, 3, 4, patients=patients[:2])
+
+
 @pytest.mark.parametrize("source", ["nearby", "augmented", "none"])
 def test_other_sources(cohort, source):
     images, labels, patients = cohort

@@ -24,15 +24,19 @@ class Size(NamedTuple):
     drawn: int  # images per generator
     calls: int
     seeds: int  # segmenters per arm
+    sites: tuple[str, ...]
 
 
 SIZES = {
-    "quick": Size(8, 4, 8, 80, 60, 64, 6, 1),
-    "full": Size(12, 8, 24, 800, 300, 384, 8, 2),
+    "quick": Size(8, 4, 8, 80, 60, 64, 6, 1, ("one protocol",)),
+    "full": Size(12, 12, 24, 800, 300, 384, 8, 2, ("one protocol", "six protocols")),
 }
-#: (TR, TE) in ms at the unseen site, which also has ringing, another gain and another contrast curve.
-UNSEEN, SITE = (1800, 55), "C"
-DATASET = "pseudo-patients, unseen site (simulated from MNI152)"
+#: (TR, TE) in ms at the unseen sites, both of which also have ringing, another gain and another contrast curve.
+UNSEEN = {
+    "one protocol": ((1800, 55),),
+    "six protocols": ((1800, 55), (1200, 35), (2600, 75), (900, 50), (2200, 30), (1500, 80)),
+}
+SITE = "C"
 
 
 @benchmark(
@@ -43,28 +47,27 @@ DATASET = "pseudo-patients, unseen site (simulated from MNI152)"
     peers=("real data only", "layout-only diffusion", "Fourier style transfer"),
 )
 def stedm(run: Run) -> None:
-    """Labelled pseudo-patients of eight protocols; a site with another protocol and scanner, unlabelled.
+    """Labelled pseudo-patients of eight protocols; sites with other protocols and another scanner, unlabelled.
+
+    One site scans everybody alike, the other each pseudo-patient with one of six protocols, so that styles differ from
+    patient to patient as stains do in the paper.
 
     Every pseudo-patient is scaled by the percentiles of its voxels, as MR volumes are, so that a receiver's gain is not
     what sites differ in.
 
     Every arm trains the same segmenter with the same number of steps, and all but the first get as many drawn images
     as the others, made of the same layouts. The style-extracting model has never seen the unseen site: it is shown
-    four of its images and asked for a known layout. Fourier style transfer (FDA) swaps low frequencies instead.
-    Dice and IoU are per pseudo-patient over grey matter, white matter and fluid, and averaged over seeds of the
-    segmenter; the spread is over pseudo-patients. "Labels at the site" is trained with what the others lack.
+    four images of a pseudo-patient there and asked for a known layout. Fourier style transfer (FDA) swaps low
+    frequencies instead. Dice and IoU are per pseudo-patient over grey matter, white matter and fluid, and averaged over
+    seeds of the segmenter; the spread is over pseudo-patients. "Labels at the site" is trained with what the others
+    lack.
     """
-    import torch
-
-    from suffuse_medical import metrics, stedm
-    from suffuse_medical.data import PROTOCOLS, TISSUE_CLASSES, check_leakage, labelled_phantoms
+    from suffuse_medical import stedm
+    from suffuse_medical.data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms
 
     size = SIZES[run.profile]
     with run.stage("data"):
         train = scaled(labelled_phantoms(size.labelled, PROTOCOLS, "A", 100 * run.seed))
-        site = scaled(labelled_phantoms(size.unlabelled, (UNSEEN,), SITE, 100 * run.seed + 31))
-        test = scaled(labelled_phantoms(size.test, (UNSEEN,), SITE, 100 * run.seed + 67))
-        closest = check_leakage(train[0], test[0], threshold=1.0)
     images, labels, patients = train
     layout = stedm.layout_maps(labels, TISSUE_CLASSES)
 
@@ -80,41 +83,8 @@ def stedm(run: Run) -> None:
                 device=run.device, precision="32-true" if run.quick else "bf16-mixed", progress=run.progress, **choice,
             ).to(run.device)  # fmt: skip
 
-    generator = torch.Generator().manual_seed(run.seed)
-    rows = torch.randint(len(images), (size.drawn,), generator=generator)
-    styles = stedm.style_sets(site[0], size.drawn, 4, run.seed)
-    pairs: dict[str, tuple[Tensor, Tensor] | None] = {"real data only": None}
-    with run.stage("draw"):
-        for name, model in models.items():
-            style = None if name.startswith("layout") else styles
-            pairs[name] = (stedm.synthesise(model, layout[rows], style, steps=size.calls, seed=run.seed), labels[rows])
-        pairs["Fourier style transfer"] = (fourier_style(images[rows], styles[:, 0]), labels[rows])
-
-    scores: dict[str, Any] = {}
-    with run.stage("segment"):
-        for name, drawn in pairs.items():
-            scores[name] = segmenters(train[:2], drawn, test, size)
-        scores["labels at the site (ceiling)"] = segmenters(site[:2], None, test, size)
-    for name, each in scores.items():
-        for metric in ("Dice", "IoU"):
-            values = each[metric]
-            run.row(
-                dataset=DATASET, method=name, metric=f"{metric} of patients", value=float(values.mean()),
-                std=float(values.std(ddof=1)), n=len(values), better="higher",
-            )  # fmt: skip
-            run.row(
-                dataset=DATASET, method=name, metric=f"spread of {metric} over patients",
-                value=float(values.std(ddof=1)), n=len(values), better="lower",
-            )  # fmt: skip
-    for rival in ("real data only", "layout-only diffusion", "Fourier style transfer"):
-        difference, low, high = metrics.paired_difference(
-            torch.tensor(scores["STEDM"]["IoU"]), torch.tensor(scores[rival]["IoU"]), scores[rival]["patients"],
-            seed=run.seed,
-        )  # fmt: skip
-        run.note(
-            f"IoU of STEDM minus that of {rival}: {difference:+.3f}, 95% interval over pseudo-patients "
-            f"[{low:+.3f}, {high:+.3f}]."
-        )
+    for site in size.sites:
+        _compare(run, size, site, train, layout, models)
     told = stedm.leak(models["STEDM"].backbone.style.cpu(), images, layout, patients)
     for name, value in (("own image", told["own"]), ("other images of the patient", told["others"])):
         run.row(
@@ -125,13 +95,80 @@ def stedm(run: Run) -> None:
         "Layout explained: R2 of a ridge regression from the style vector to where each class lies, for "
         "pseudo-patients left out; 0 or less is chance. The model is shown other images of the patient."
     )
-    run.note(f"A test image and a labelled image correlate at most {closest:.3f}: all come from one template.")
-    run.figure(
-        "styles",
-        _figure(images[rows], labels[rows], styles, {k: p[0] for k, p in pairs.items() if p is not None}),
-        "Label map, the labelled image it belongs to, one of four style images of the unseen site, and what each "
-        "method makes of them.",
-    )
+
+
+def _compare(run: Run, size: Size, name: str, train: LabelledSlices, layout: Tensor, models: dict[str, Any]) -> None:
+    """All arms at one site."""
+    import torch
+
+    from suffuse_medical import metrics, stedm
+    from suffuse_medical.data import check_leakage, labelled_phantoms
+
+    images, labels, _ = train
+    dataset = f"pseudo-patients, unseen site with {name} (simulated from MNI152)"
+    with run.stage(f"{name}: data"):
+        site = scaled(labelled_phantoms(size.unlabelled, UNSEEN[name], SITE, 100 * run.seed + 31))
+        test = scaled(labelled_phantoms(size.test, UNSEEN[name], SITE, 100 * run.seed + 67))
+        closest = check_leakage(train[0], test[0], threshold=1.0)
+
+    generator = torch.Generator().manual_seed(run.seed)
+    rows = torch.randint(len(images), (size.drawn,), generator=generator)
+    styles = stedm.style_sets(site.images, size.drawn, 4, run.seed, site.patients)
+    pairs: dict[str, tuple[Tensor, Tensor] | None] = {"real data only": None}
+    with run.stage(f"{name}: draw"):
+        for arm, model in models.items():
+            style = None if arm.startswith("layout") else styles
+            pairs[arm] = (stedm.synthesise(model, layout[rows], style, steps=size.calls, seed=run.seed), labels[rows])
+        pairs["Fourier style transfer"] = (fourier_style(images[rows], styles[:, 0]), labels[rows])
+
+    scores: dict[str, Any] = {}
+    with run.stage(f"{name}: segment"):
+        for arm, drawn in pairs.items():
+            scores[arm] = segmenters(train[:2], drawn, test, size)
+        scores["labels at the site (ceiling)"] = segmenters(site[:2], None, test, size)
+    for arm, each in scores.items():
+        for metric in ("Dice", "IoU"):
+            values = each[metric]
+            run.row(
+                dataset=dataset, method=arm, metric=f"{metric} of patients", value=float(values.mean()),
+                std=float(values.std(ddof=1)), n=len(values), better="higher",
+            )  # fmt: skip
+            run.row(
+                dataset=dataset, method=arm, metric=f"spread of {metric} over patients",
+                value=float(values.std(ddof=1)), n=len(values), better="lower",
+            )  # fmt: skip
+    for rival in ("real data only", "layout-only diffusion", "Fourier style transfer"):
+        difference, low, high = metrics.paired_difference(
+            torch.tensor(scores["STEDM"]["IoU"]), torch.tensor(scores[rival]["IoU"]), scores[rival]["patients"],
+            seed=run.seed,
+        )  # fmt: skip
+        run.note(
+            f"{name}: IoU of STEDM minus that of {rival}: {difference:+.3f}, 95% interval over pseudo-patients "
+            f"[{low:+.3f}, {high:+.3f}]."
+        )
+        wider, low, high = _spreads(scores["STEDM"]["IoU"], scores[rival]["IoU"], run.seed)
+        run.note(
+            f"{name}: spread of IoU with STEDM minus that with {rival}: {wider:+.3f}, 95% interval over "
+            f"pseudo-patients [{low:+.3f}, {high:+.3f}]."
+        )
+    run.note(f"{name}: a test image and a labelled image correlate at most {closest:.3f}: all come from one template.")
+    if name == size.sites[0]:
+        run.figure(
+            "styles",
+            _figure(images[rows], labels[rows], styles, {k: p[0] for k, p in pairs.items() if p is not None}),
+            "Label map, the labelled image it belongs to, one of four style images of the unseen site, and what each "
+            "method makes of them.",
+        )
+
+
+def _spreads(ours: Any, theirs: Any, seed: int) -> tuple[float, float, float]:
+    """The difference of standard deviations over the same patients, and its 95% interval by bootstrap."""
+    import numpy as np
+
+    rows = np.random.default_rng(seed).integers(len(ours), size=(2000, len(ours)))
+    difference = ours[rows].std(1, ddof=1) - theirs[rows].std(1, ddof=1)
+    low, high = np.quantile(difference, [0.025, 0.975])
+    return float(ours.std(ddof=1) - theirs.std(ddof=1)), float(low), float(high)
 
 
 def scaled(slices: LabelledSlices) -> LabelledSlices:

@@ -122,13 +122,28 @@ def fit(
     return wrapped.eval()
 
 
-def style_sets(images: Tensor, count: int, n: int, seed: int = 0) -> Tensor:
-    """``count`` style sets of n images each, drawn from images of one style: (count, n, C, *spatial)."""
+def style_sets(images: Tensor, count: int, n: int, seed: int = 0, patients: Sequence[str] | None = None) -> Tensor:
+    """``count`` style sets of n images each: (count, n, C, *spatial).
+
+    Args:
+        images: (N, C, *spatial) of one style, or with ``patients`` of one style for each patient.
+        patients: N names; every set is then of one patient, one patient after the other.
+    """
     if len(images) < 1 or n < 1:
         raise InvalidArgument(f"need at least one image and n >= 1, got {len(images)} images and n={n}")
+    names = [""] * len(images) if patients is None else list(patients)
+    if len(names) != len(images):
+        raise InvalidArgument(f"patients: expected a name for each of {len(images)} images, got {len(names)}")
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.stack([torch.randperm(len(images), generator=generator)[:n] for _ in range(count)])
-    return images[rows if rows.shape[1] == n else torch.randint(len(images), (count, n), generator=generator)]
+    groups = [torch.tensor([i for i, name in enumerate(names) if name == one]) for one in dict.fromkeys(names)]
+    chosen = []
+    for k in range(count):
+        rows = groups[k % len(groups)]
+        if len(rows) >= n:
+            chosen.append(rows[torch.randperm(len(rows), generator=generator)[:n]])
+        else:
+            chosen.append(rows[torch.randint(len(rows), (n,), generator=generator)])
+    return images[torch.stack(chosen)]
 
 
 @torch.no_grad()
