@@ -17,6 +17,7 @@ from suffuse_medical.nets import (
     gaussian_part,
     unet_settings,
 )
+from suffuse_medical.noise import CoarseNoise, Whitened
 
 SHAPE = (1, 4, 6)
 
@@ -61,6 +62,31 @@ def test_without_training_it_is_the_exact_denoiser_of_its_gaussian(schedule, ran
     for t in (0.1, torch.tensor([0.2, 0.5, 0.9])):
         x = gaussian.mean + torch.randn(3, *SHAPE)
         assert torch.allclose(denoiser(x, t), exact(x, t).to(x.dtype), atol=2e-4)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("shape", [(1, 4, 6), (2, 5, 3)])
+def test_under_coloured_noise_it_is_exact_as_well(rank, shape):
+    """Against the closed form of noise that was made white: D(x) = K^(1/2) D_w(K^(-1/2) x)."""
+    noise, schedule, size = CoarseNoise(octaves=2, wavelength=4.0), EDM(0.01, 50), torch.Size(shape).numel()
+    gaussian = gaussian_part(noise.colour(_images(500, shape)), rank, noise.spectrum(shape[1:]))
+    denoiser = ResidualDenoiser(_unet(shape[0]), schedule, gaussian, gaussian.std)
+    rest = gaussian._multiply(gaussian.psi, torch.eye(size).unflatten(1, shape)).flatten(1)
+    cov = gaussian.basis @ gaussian.variances.diag() @ gaussian.basis.T + rest
+    assert torch.allclose(cov.diagonal().view(shape), gaussian.variance, rtol=1e-3)
+    white = noise.colour(noise.colour(cov.view(size, *shape), inverse=True).flatten(1).T.reshape(size, *shape), True)
+    mean = noise.colour(gaussian.mean, inverse=True)
+    white = white.flatten(1).double()
+    exact = Whitened(GaussianDenoiser(mean, (white + white.T) / 2, schedule), noise)
+    for t in (0.3, torch.tensor([0.4, 0.6, 0.9])):
+        x = gaussian.mean + torch.randn(3, *shape)
+        torch.testing.assert_close(denoiser(x, t), exact(x, t).to(x.dtype), atol=2e-3, rtol=1e-3)
+        level = schedule.level(t, like=x)
+        kappa = torch.as_tensor(level.sigma / level.alpha).flatten().tolist()
+        hidden = torch.linalg.inv(noise.colour(torch.eye(size).view(size, *shape)).flatten(1).matrix_power(2))
+        for k, found in zip(kappa, gaussian.spread(level.alpha, level.sigma), strict=True):
+            posterior = torch.linalg.inv(torch.linalg.inv(cov.double()) + hidden.double() / k**2)
+            torch.testing.assert_close(found.flatten().double(), posterior.diagonal().sqrt(), atol=1e-3, rtol=1e-2)
 
 
 def test_the_network_is_scaled_to_what_the_gaussian_does_not_know():

@@ -113,8 +113,10 @@ def fit(images: Tensor, *, noise: str = "simplex", **options: Any) -> SliceDenoi
 
     Args:
         noise: ``"simplex"`` (AnoDDPM), ``"coarse"`` (Gaussian of the same kind) or ``"white"``.
-        options: of :func:`suffuse_medical.prior.fit_prior`.
+        options: of :func:`suffuse_medical.prior.fit_prior`; ``rank`` is 64 here, as what fine detail says of the rest
+            is in the directions of the Gaussian, and fine detail is what coarse noise leaves.
     """
+    options.setdefault("rank", 64)
     return fit_prior(images, noise=noise, **options)  # type: ignore[arg-type]
 
 

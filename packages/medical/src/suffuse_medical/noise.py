@@ -115,6 +115,11 @@ class SimplexNoise:
         scale = SIMPLEX_STD * math.sqrt(sum(self.persistence ** (2 * i) for i in range(self.octaves)))
         return (total / scale if self.unit else total).reshape(tuple(shape)).to(dtype or torch.float32)
 
+    def spectrum(self, size: Sequence[int]) -> Tensor:
+        """K over frequencies, (*size) in the order of the FFT: the mean over draws, as there is no closed form."""
+        draws = self((max(64, 2**19 // math.prod(size)), 1, *size), torch.Generator().manual_seed(0))
+        return _invertible(torch.fft.fft2(draws.double(), norm="ortho").abs().square().mean((0, 1)))
+
 
 @dataclass(frozen=True)
 class CoarseNoise:
@@ -130,8 +135,8 @@ class CoarseNoise:
     def __post_init__(self) -> None:
         _check(self.octaves, self.persistence, self.wavelength)
 
-    def filter(self, size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-        """K^(1/2) over frequencies, (*size) in the order of the FFT: real, positive, mean square 1."""
+    def spectrum(self, size: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        """K over frequencies, (*size) in the order of the FFT: real, positive, mean 1."""
         frequencies = torch.meshgrid(
             *(torch.fft.fftfreq(n, device=device, dtype=torch.float64) for n in size), indexing="ij"
         )
@@ -140,13 +145,13 @@ class CoarseNoise:
         for i in range(self.octaves):
             octave = torch.exp(-((2 * torch.pi * self.wavelength / 2**i / 4) ** 2) * square)
             power = power + self.persistence ** (2 * i) * octave / octave.mean()
-        power = power + 1e-4 * power.max() * (power < 1e-4 * power.max())  # invertible in float32
-        return (power / power.mean()).sqrt()
+        power = _invertible(power)
+        return power / power.mean()
 
     def colour(self, z: Tensor, inverse: bool = False) -> Tensor:
         """K^(1/2) z, or K^(-1/2) z, for z (..., H, W)."""
         axes = (-2, -1)
-        gain = self.filter(z.shape[-2:], z.device)
+        gain = self.spectrum(z.shape[-2:], z.device).sqrt()
         gain = 1 / gain if inverse else gain
         return torch.fft.ifft2(gain * torch.fft.fft2(z.double(), dim=axes), dim=axes).real.to(z.dtype)
 
@@ -158,6 +163,11 @@ class CoarseNoise:
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         return self.colour(randn(shape, generator, device, dtype))
+
+
+def _invertible(power: Tensor) -> Tensor:
+    """Large enough everywhere to be divided by in float32."""
+    return power + 1e-4 * power.max() * (power < 1e-4 * power.max())
 
 
 def _check(octaves: int, persistence: float, wavelength: float) -> None:

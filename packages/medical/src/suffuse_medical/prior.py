@@ -73,9 +73,8 @@ def slice_denoiser(
 ) -> SliceDenoiser:
     """An untrained denoiser for images (N, C, H, W); H and W must be multiples of ``factor * 2 ** (levels - 1)``."""
     check_images(images)
-    if noise != "white" and rank is not None:
-        rank = 0  # G is a posterior mean under white noise; under another, directions of it would mislead
-    gaussian = gaussian_part(images, rank)
+    family = NOISES.get(noise)  # none for white noise; an unknown one is refused by SliceDenoiser
+    gaussian = gaussian_part(images, rank, None if family is None else family.spectrum(images.shape[2:]))
     arguments = unet_settings(channels)
     if tokens:
         attention = [False] * (len(channels) - 1) + [True]  # where tokens are attended to
