@@ -22,6 +22,7 @@ class Size(NamedTuple):
     test: int  # with lesions; half as many again to choose levels and thresholds on, half of them healthy
     radii: tuple[float, ...]  # median lesion radius in mm
     steps: int  # of training a network
+    factor: int  # by which its grid is coarser than the slices
     networks: tuple[str, ...]  # the noise of each
     rivals: bool  # whether a denoising autoencoder and a counterfactual are trained as well
     pictures: int  # healthy radiographs to train on, at most; 0 for none
@@ -29,11 +30,12 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(
-        patients=60, test=24, radii=(8.0, 16.0), steps=200, networks=("white", "simplex"), rivals=False, pictures=0
+        patients=60, test=24, radii=(8.0, 16.0), steps=200, factor=2, networks=("white", "simplex"),
+        rivals=False, pictures=0,
     ),
     "full": Size(
-        patients=200, test=24, radii=(8.0, 16.0), steps=800, networks=("white", "coarse", "simplex"), rivals=True,
-        pictures=1200,
+        patients=200, test=24, radii=(8.0, 16.0), steps=800, factor=1, networks=("white", "coarse", "simplex"),
+        rivals=True, pictures=1200,
     ),
 }  # fmt: skip
 CONTRAST = 0.4
@@ -135,7 +137,7 @@ def anomaly(run: Run) -> None:
 
 def _training(run: Run, size: Size) -> dict[str, Any]:
     return {
-        "factor": 1, "steps": size.steps, "seed": run.seed, "device": run.device,
+        "factor": size.factor, "steps": size.steps, "seed": run.seed, "device": run.device,
         "precision": "32-true" if run.quick else "bf16-mixed", "progress": run.progress,
     }  # fmt: skip
 
@@ -153,7 +155,7 @@ def _partial(denoiser: Any, noise: str, seed: int) -> Callable[[Tensor, float], 
     from suffuse_medical import anomaly as task
 
     return lambda x, level: (
-        task.predict(denoiser, x, noise=noise, level=level, steps=STEPS, n=SAMPLES, seed=seed, batch_size=256).map
+        task.predict(denoiser, x, noise=noise, level=level, steps=STEPS, n=SAMPLES, seed=seed, batch_size=64).map
     )
 
 
