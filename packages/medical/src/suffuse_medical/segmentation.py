@@ -73,7 +73,8 @@ def fit(images: Tensor, masks: Tensor, schema: LabelSchema, **options: Any) -> S
     if masks.shape != (len(images), 1, *images.shape[2:]):
         raise InvalidArgument(f"masks must be (N, 1, H, W) like the images, got {tuple(masks.shape)}")
     target = 2 * schema.one_hot(masks) - 1
-    options.setdefault("time", LogNormalKappa(math.log(0.7), 1.2))
+    # a mask is legible through much noise, its voxels say the same; what it takes from the image is learned beyond that
+    options.setdefault("time", LogNormalKappa(math.log(4.0), 1.6))
     options.setdefault("cond_dropout", 0.0)
     options.setdefault("rank", None)  # a mask's Gaussian, whatever the image, would only mislead
     return fit_prior(target, cond=Condition(maps={"image": images}), **options)

@@ -27,7 +27,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(patients=30, test=10, steps=250, members=8, volumes=0),
-    "full": Size(patients=160, test=32, steps=3000, members=16, volumes=260),
+    "full": Size(patients=160, test=32, steps=2000, members=16, volumes=260),
 }
 CALLS = 10
 METRICS = {"Dice": "Dice", "GED2": "GED^2"}
