@@ -274,8 +274,9 @@ def _radiographs(run: Run, size: Size) -> None:
             value = auroc(of(test, level), test_label)
             run.row(
                 dataset=XRAY, method=f"{noise} noise, network", metric="AUROC", value=value, n=len(test),
-                better="higher", setting={"level": level},
+                better="higher",
             )  # fmt: skip
+            run.note(f"{XRAY}: level of {noise} noise chosen on validation images: {level:g}.")
         run.row(
             dataset=XRAY, method="|x - mean|", metric="AUROC", value=auroc((test - mean).square(), test_label),
             n=len(test), better="higher",
