@@ -91,12 +91,13 @@ def segmentation(run: Run) -> None:
 
     with run.stage("lesions"):
         found = task.predict(denoiser, test, schema, n=size.members, steps=CALLS, seed=run.seed)
-        plain = _single(unet.predict(test), schema)
+        probability = unet.predict(test)
+        plain = _single(probability, schema)
         drawn = annotators(truth)[:, :, 0]
         again = torch.randint(3, (size.members, len(truth)), generator=generator)
         outlined = drawn[again, torch.arange(len(truth))]
         perfect = SegmentationPrediction(torch.stack([1 - outlined, outlined], 2), schema=schema)
-        predictions = {MANY: (found, 1 - found.mean[:, 0]), ONE: (plain, 1 - unet.predict(test)[:, 0])}
+        predictions = {MANY: (found, 1 - found.mean[:, 0]), ONE: (plain, 1 - probability[:, 0])}
         predictions["annotators drawn at random (ceiling)"] = perfect, 1 - perfect.mean[:, 0]
         _score(run, LESIONS, predictions, truth, patients, drawn)
         run.figure(
