@@ -255,6 +255,13 @@ def test_labelled_slices_of_phantoms_and_of_folders(tmp_path):
     one, other = ([p == name for p in found.patients] for name in sorted(set(found.patients)))
     grey, white = ([float(found.images[k, 0][found.labels[k] == c].mean()) for k in (one, other)] for c in (1, 2))
     assert grey[0] < white[0] and grey[1] > white[1], "T1 and proton density have opposite contrast"
+    each = labelled_phantoms(3, ["T1w"], ("A", "C"), seed=4)
+    for site, who in (("A", (0, 2)), ("C", (1,))):
+        alone = labelled_phantoms(3, ["T1w"], (site,), seed=4)
+        for k in who:
+            rows = [i for i, name in enumerate(each.patients) if name == sorted(set(each.patients))[k]]
+            assert torch.equal(each.images[rows], alone.images[rows])
+            assert not torch.equal(alone.images[rows], labelled_phantoms(3, ["T1w"], ("E",), seed=4).images[rows])
 
     geometry = Geometry(np.eye(4), (6, 8, 4))
     label = torch.zeros(1, 6, 8, 4)

@@ -55,7 +55,7 @@ def test_a_group_of_one_channel_hides_the_noise_level():
 SMALL = {
     "anomaly": (8, 8, (16.0,), 2, 2, ("white", "simplex"), True, 0),
     "segmentation": (3, 3, 2, 3, 0),
-    "stedm": (3, 1, 3, 2, 2, 8, 2, 1, ("one protocol", "six protocols")),
+    "stedm": (3, 1, 3, 2, 2, 8, 2, 1, ("one protocol", "six protocols on four scanners")),
     "joint": (200, 2, 2, 2, (16,), 2, 2, 8, 2),
     "privacy": (6, 8, 2, 2, (16,), 8, 2),
     "ldm": (3, 2, 2, 8, (16,), 8, 2),

@@ -62,8 +62,8 @@ def joint(run: Run) -> None:
     with run.stage("exact"):
         _exact(run, size)
     with run.stage("data"):
-        train = labelled_phantoms(size.patients, site="A", seed=100 * run.seed)
-        test = labelled_phantoms(size.test, site="A", seed=100 * run.seed + 7)
+        train = labelled_phantoms(size.patients, seed=100 * run.seed)
+        test = labelled_phantoms(size.test, seed=100 * run.seed + 7)
     _compare(run, size, DATASET, train, test, TISSUE_CLASSES, "joint")
     if not run.quick and (folder := hippocampus(run)):
         train = labelled_volumes(folder, range(60), (40, 56))

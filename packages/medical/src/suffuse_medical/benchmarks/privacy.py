@@ -55,9 +55,7 @@ def privacy(run: Run) -> None:
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train, held_out, fresh = (
-            labelled_phantoms(size.patients, site="A", seed=100 * run.seed + k).images for k in (0, 7, 13)
-        )
+        train, held_out, fresh = (labelled_phantoms(size.patients, seed=100 * run.seed + k).images for k in (0, 7, 13))
         few = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[: size.few]]
     torch.manual_seed(run.seed)
     with run.stage("copy detector"):

@@ -60,8 +60,8 @@ def samplers(run: Run) -> None:
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train = labelled_phantoms(size.patients, site="A", seed=100 * run.seed)
-        test = labelled_phantoms(max(size.patients // 2, 8), site="A", seed=100 * run.seed + 7)
+        train = labelled_phantoms(size.patients, seed=100 * run.seed)
+        test = labelled_phantoms(max(size.patients // 2, 8), seed=100 * run.seed + 7)
         n = min(size.samples, len(test.images))
         real = test.images[torch.randperm(len(test.images), generator=torch.Generator().manual_seed(run.seed))[:n]]
     with run.stage("train"):

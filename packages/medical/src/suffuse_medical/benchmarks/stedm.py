@@ -27,16 +27,17 @@ class Size(NamedTuple):
     sites: tuple[str, ...]
 
 
+SIX = ((1800, 55), (1200, 35), (2600, 75), (900, 50), (2200, 30), (1500, 80))
+#: (TR, TE) in ms and scanners of unseen sites. Scanners differ in gain, contrast curve, resolution, ringing and noise.
+UNSEEN = {
+    "one protocol": (((1800, 55),), ("C",)),
+    "six protocols": (SIX, ("C",)),
+    "six protocols on four scanners": (SIX, ("B", "C", "D", "E")),
+}
 SIZES = {
     "quick": Size(8, 4, 8, 80, 60, 64, 6, 1, ("one protocol",)),
-    "full": Size(12, 12, 24, 800, 300, 384, 8, 2, ("one protocol", "six protocols")),
+    "full": Size(12, 12, 24, 800, 300, 384, 8, 2, tuple(UNSEEN)),
 }
-#: (TR, TE) in ms at the unseen sites, both of which also have ringing, another gain and another contrast curve.
-UNSEEN = {
-    "one protocol": ((1800, 55),),
-    "six protocols": ((1800, 55), (1200, 35), (2600, 75), (900, 50), (2200, 30), (1500, 80)),
-}
-SITE = "C"
 
 
 @benchmark(
@@ -47,10 +48,10 @@ SITE = "C"
     peers=("real data only", "layout-only diffusion", "Fourier style transfer"),
 )
 def stedm(run: Run) -> None:
-    """Labelled pseudo-patients of eight protocols; sites with other protocols and another scanner, unlabelled.
+    """Labelled pseudo-patients of eight protocols; sites with other protocols and other scanners, unlabelled.
 
-    One site scans everybody alike, the other each pseudo-patient with one of six protocols, so that styles differ from
-    patient to patient as stains do in the paper.
+    One site scans everybody alike, one scans each pseudo-patient with one of six protocols, and one on one of four
+    scanners as well, so that styles differ from patient to patient as stains do in the paper.
 
     Every pseudo-patient is scaled by the percentiles of its voxels, as MR volumes are, so that a receiver's gain is not
     what sites differ in.
@@ -67,7 +68,7 @@ def stedm(run: Run) -> None:
 
     size = SIZES[run.profile]
     with run.stage("data"):
-        train = scaled(labelled_phantoms(size.labelled, PROTOCOLS, "A", 100 * run.seed))
+        train = scaled(labelled_phantoms(size.labelled, PROTOCOLS, ("A",), 100 * run.seed))
     images, labels, patients = train
     layout = stedm.layout_maps(labels, TISSUE_CLASSES)
 
@@ -107,8 +108,8 @@ def _compare(run: Run, size: Size, name: str, train: LabelledSlices, layout: Ten
     images, labels, _ = train
     dataset = f"pseudo-patients, unseen site with {name} (simulated from MNI152)"
     with run.stage(f"{name}: data"):
-        site = scaled(labelled_phantoms(size.unlabelled, UNSEEN[name], SITE, 100 * run.seed + 31))
-        test = scaled(labelled_phantoms(size.test, UNSEEN[name], SITE, 100 * run.seed + 67))
+        site = scaled(labelled_phantoms(size.unlabelled, *UNSEEN[name], 100 * run.seed + 31))
+        test = scaled(labelled_phantoms(size.test, *UNSEEN[name], 100 * run.seed + 67))
         closest = check_leakage(train[0], test[0], threshold=1.0)
 
     generator = torch.Generator().manual_seed(run.seed)

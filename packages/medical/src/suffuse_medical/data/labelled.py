@@ -38,7 +38,7 @@ class LabelledSlices(NamedTuple):
 def labelled_phantoms(
     n: int,
     protocols: Sequence[tuple[float, float] | str] = ("T1w",),
-    site: str = "A",
+    sites: Sequence[str] = ("A",),
     seed: int = 0,
     height: tuple[float, float] = (-20, 50),
 ) -> LabelledSlices:
@@ -46,15 +46,20 @@ def labelled_phantoms(
 
     Args:
         protocols: names of sequences or (TR, TE) in ms; pseudo-patient number k has protocol k, over and over.
+        sites: names from :data:`SITES`; pseudo-patient number k was scanned at site k, over and over.
         height: lowest and highest slice in mm.
     """
     if not protocols:
         raise InvalidArgument("protocols must name at least one sequence")
+    if not sites:
+        raise InvalidArgument("sites must name at least one site")
     items = []
     for k in range(n):
         protocol = protocols[k % len(protocols)]
         sequence = protocol if isinstance(protocol, str) else SpinEcho(*protocol)
-        items.append(PhantomCohort(n, sequences=(sequence,), sites=(site,), seed=seed, geometry=COARSE_GRID)[k])
+        items.append(
+            PhantomCohort(n, sequences=(sequence,), sites=(sites[k % len(sites)],), seed=seed, geometry=COARSE_GRID)[k]
+        )
     found = axial_slices(items, COARSE_GRID)
     found = found[[i for i, z in enumerate(found.z) if height[0] <= z <= height[1]]]
     tissue = torch.cat([1 - found.tissue.sum(1, keepdim=True), found.tissue], dim=1)
