@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(9, 80, 100, 8, (32, 64), 24, 8),
-    "full": Size(96, 4000, 6000, 32, (64, 128), 256, 20),
+    "full": Size(48, 3000, 3000, 16, (32, 64), 96, 10),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
 
@@ -60,7 +60,10 @@ def ldm(run: Run) -> None:
         sides = group_split(items, {"train": 2 / 3, "test": 1 / 3}, seed=run.seed)
         train, test = (everything[[item["row"] for item in sides[side]]] for side in ("train", "test"))
     assert test.lesion is not None
-    common: dict[str, Any] = {"seed": run.seed, "device": run.device, "progress": run.progress}
+    common: dict[str, Any] = {
+        "seed": run.seed, "device": run.device, "progress": run.progress,
+        "precision": "32-true" if run.quick else "bf16-mixed",
+    }  # fmt: skip
 
     autoencoders, seconds = {}, {}
     for kind in ("kl", "vq"):

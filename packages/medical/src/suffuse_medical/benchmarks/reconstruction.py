@@ -37,8 +37,8 @@ SIZES = {
         calls={"posterior": 15, "dds": 30, "score-mri": 50},
     ),
     "full": Size(
-        patients=160, test=32, val=60, samples=40, accelerations=(4, 8), steps=4000, network_samples=20,
-        calls={"posterior": 20, "dds": 50, "score-mri": 500},
+        patients=120, test=24, val=40, samples=40, accelerations=(4, 8), steps=3000, network_samples=10,
+        calls={"posterior": 20, "dds": 30, "score-mri": 150},
     ),
 }  # fmt: skip
 NOISE = 0.02
@@ -93,8 +93,8 @@ def reconstruction(run: Run) -> None:
     if size.steps:
         with run.stage("train"):
             network = task.fit(
-                train.image, steps=size.steps, factor=1, seed=run.seed, device=run.device, progress=run.progress,
-                out=run.out / "model",
+                train.image, steps=size.steps, factor=1, seed=run.seed, device=run.device, precision="bf16-mixed",
+                progress=run.progress, out=run.out / "model",
             ).to(run.device)  # fmt: skip
 
     shape = COARSE_GRID.shape[0], COARSE_GRID.shape[1]
