@@ -29,7 +29,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (250, 1000), (50,), 100),
-    "full": Size(60, 4000, (32, 64), 256, (5, 10, 20, 50), (10, 20, 50, 100, 250), (50, 250, 1000), (20, 50), 250),
+    "full": Size(60, 2000, (32, 64), 128, (5, 10, 20, 50), (10, 50, 100), (250, 1000), (50,), 250),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
 OURS = {"DPM-Solver++ (2M)": "dpmpp-2m", "UniPC": "unipc-2", "DDIM": "ddim"}
