@@ -24,12 +24,13 @@ class Size(NamedTuple):
     ddim: tuple[int, ...]
     ddpm: tuple[int, ...]
     pndm: tuple[int, ...]
+    rflow: tuple[int, ...]
     converged: int
 
 
 SIZES = {
-    "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (250, 1000), (50,), 100),
-    "full": Size(60, 2000, (32, 64), 128, (5, 10, 20, 50), (10, 50, 100), (250, 1000), (50,), 250),
+    "quick": Size(14, 250, (16, 32), 32, (5, 10, 20), (10, 50, 100), (250, 1000), (50,), (10, 50), 100),
+    "full": Size(60, 2000, (32, 64), 128, (5, 10, 20, 50), (10, 50, 100), (50, 250, 1000), (50,), (10, 50), 250),
 }
 DATASET = "pseudo-patients (simulated from MNI152)"
 OURS = {"DPM-Solver++ (2M)": "dpmpp-2m", "UniPC": "unipc-2", "DDIM": "ddim"}
@@ -40,7 +41,7 @@ OURS = {"DPM-Solver++ (2M)": "dpmpp-2m", "UniPC": "unipc-2", "DDIM": "ddim"}
     paper="Lu et al. 2022, DPM-Solver++, arXiv:2211.01095",
     claim="A high-order solver reaches the quality of MONAI's DDIM and DDPM inferers with a fifth of their network "
     "calls, on the same network.",
-    peers=("MONAI DDIM", "MONAI DDPM", "MONAI PNDM"),
+    peers=("MONAI DDIM", "MONAI DDPM", "MONAI PNDM", "MONAI RFlow"),
 )
 def samplers(run: Run) -> None:
     """One trained denoiser, handed to MONAI's ``DiffusionInferer`` as a network that predicts v, and to our samplers.
@@ -49,6 +50,7 @@ def samplers(run: Run) -> None:
     deterministic sampler is to make small; MMD is against scans of other pseudo-patients, and includes what the network
     itself does wrong. MONAI's schedulers run with their defaults (samples clipped to [-1, 1]) and, as "unclipped",
     without. Its DDPM moves one training step at a call whatever the number of calls, so it needs all thousand of them.
+    Its rectified flow gets the same denoiser on that schedule, and solves the same equation along another path.
     """
     import torch
 
@@ -83,7 +85,12 @@ def samplers(run: Run) -> None:
             for calls in size.ours:
                 drawn[label, calls] = ours(name, calls)
     with run.stage("MONAI"), torch.no_grad():
-        for kind, each in (("DDIM", size.ddim), ("DDPM", size.ddpm), ("PNDM", size.pndm)):
+        for kind, each in (
+            ("DDIM", size.ddim),
+            ("DDPM", size.ddpm),
+            ("PNDM", size.pndm),
+            ("RFlow", size.rflow),
+        ):
             for calls in each:
                 for clip in (True, False) if kind == "DDIM" else (True,):
                     label = f"MONAI {kind}" if clip else f"MONAI {kind}, unclipped"
@@ -111,7 +118,11 @@ def samplers(run: Run) -> None:
     run.row(
         dataset=DATASET, method="two halves of the scans (floor)", metric="MMD", value=floor, n=n // 2, better="lower"
     )
-    for kind, target in (*(("DDIM", calls) for calls in size.ddim[-2:]), ("DDPM", size.ddpm[-1])):
+    for kind, target in (
+        *(("DDIM", calls) for calls in size.ddim[-2:]),
+        ("DDPM", size.ddpm[-1]),
+        ("RFlow", size.rflow[-1]),
+    ):
         rivals = [key for key in drawn if key[0].startswith(f"MONAI {kind}") and key[1] == target]
         for what, score in (("MMD", distances), ("accuracy", errors)):
             if (kind, what) == ("DDPM", "accuracy"):
@@ -139,6 +150,8 @@ def monai_scheduler(kind: str, clip: bool) -> Any:
     """MONAI's scheduler of that name, with the noise schedule that all of them share here."""
     from monai.networks import schedulers
 
+    if kind == "RFlow":
+        return schedulers.RFlowScheduler(num_train_timesteps=1000)
     options: dict[str, Any] = {"prediction_type": "v_prediction"}
     if kind != "PNDM":
         options["clip_sample"] = clip
@@ -149,10 +162,15 @@ def by_monai(denoiser: Denoiser, kind: str, clip: bool, calls: int, noise: Tenso
     """Samples of MONAI's ``DiffusionInferer``."""
     from monai.inferers import DiffusionInferer
 
+    from suffuse.schedules import RectifiedFlow
+
     scheduler = monai_scheduler(kind, clip)
     scheduler.set_timesteps(calls)
+    flow = denoiser.with_schedule(RectifiedFlow())
 
     def network(x: Tensor, timesteps: Tensor, context: None = None) -> Tensor:
+        if kind == "RFlow":  # it wants x0 - eps, where others call eps - x0 the velocity
+            return -flow.velocity(x, timesteps.double() / scheduler.num_train_timesteps)
         return denoiser.v(x, (timesteps.double() + 1) / scheduler.num_train_timesteps)
 
     drawn: Any = DiffusionInferer(scheduler).sample(noise, network, scheduler, verbose=False)  # type: ignore[arg-type]
