@@ -311,6 +311,40 @@ def test_another_setting_is_not_mixed_into_a_run(tmp_path):
     fit(small(), DATA, lr=0.01, resume=False, **options)
 
 
+def test_a_run_can_be_made_longer_with_another_average(tmp_path):
+    options = {"batch_size": 8, "progress": False, "out": tmp_path}
+    fit(small(), DATA, steps=3, ema_decay=0.9, **options)
+    fit(small(), DATA, steps=6, ema_decay=0.99, **options)
+    assert int(read_state(tmp_path / "training.safetensors")["global_step"]) == 6
+
+
+def test_settings_that_differ_in_the_last_digits_are_the_same(tmp_path):
+    """The standard deviation of the data, and what is made of it, depends on the number of threads."""
+
+    def run(std, **options):
+        objective = DenoisingObjective(LogNormalKappa(math.log(std)))
+        torch.manual_seed(0)
+        denoiser = NetworkDenoiser(DiT(1, 2, ndim=1, hidden=16, depth=1, heads=2), EDM(0.01 * std), data_std=std)
+        fit(denoiser, DATA, objective=objective, batch_size=8, progress=False, out=tmp_path, **options)
+
+    run(0.9, steps=3)
+    run(0.9 * (1 + 1e-8), steps=6)
+    with pytest.raises(InvalidArgument, match=r"model\.data_std: 0\.9\d* then, 0\.901 now"):
+        run(0.901, steps=6)
+
+
+def test_other_data_are_not_mixed_into_a_run(tmp_path):
+    cond = Condition(tokens={"a": torch.linspace(0, 1, 40)[:, None, None]})
+    options = {"steps": 3, "batch_size": 8, "progress": False, "out": tmp_path}
+    fit(small(tokens={"a": 1}), DATA, cond=cond, **options)
+    fit(small(tokens={"a": 1}), DATA * (1 + 1e-6), cond=cond, **options)
+    other = torch.randn(40, 1, 8, generator=torch.Generator().manual_seed(1))
+    flipped = Condition(tokens={"a": cond.tokens["a"].flip(0)})
+    for data, asked in ((other, cond), (DATA, flipped)):
+        with pytest.raises(InvalidArgument, match="holds a run on other data; choose another out"):
+            fit(small(tokens={"a": 1}), data, cond=asked, **options)
+
+
 def test_a_spoilt_state_is_refused(tmp_path):
     options = {"steps": 3, "batch_size": 8, "progress": False, "out": tmp_path}
     fit(small(), DATA, **options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +76,9 @@ def fit(
         out: folder for logs, the training state (every ``checkpoint_every`` steps) and at the end the checkpoint that
             ``suffuse.hub.load`` reads. None keeps everything in memory.
         metadata: JSON-able facts saved with the checkpoint.
-        resume: go on from the state found in ``out``; with False start afresh.
+        resume: go on from the state found in ``out``, which must be of these settings and this data (what a Dataset
+            or a DataLoader holds is not compared); only ``steps`` and ``ema_decay`` may change, to train for longer.
+            With False start afresh.
         val_every: steps between validations.
         seed: of data order, times, noise and condition dropout.
         accelerator, devices, strategy, precision: Lightning's; with ``devices=2, strategy="ddp"`` on two GPUs.
@@ -86,7 +90,7 @@ def fit(
         the denoiser with the average weights, in evaluation mode, on the CPU.
 
     Raises:
-        InvalidArgument: empty data, NaN, sizes that do not match, or ``out`` holding a run with other settings.
+        InvalidArgument: empty data, NaN, sizes that do not match, or ``out`` holding a run with other settings or data.
         TrainingDiverged: when the loss is not finite; the last state before that is kept.
     """
     if steps < 1 or batch_size < 1:
@@ -100,8 +104,9 @@ def fit(
         # a model that cannot be saved is refused here, before the work, and only where it is to be saved
         "model": None if folder is None else hub.describe(denoiser),
         "objective": repr(objective), "batch_size": batch_size,
-        "lr": lr, "lr_schedule": lr_schedule, "weight_decay": weight_decay, "ema_decay": ema_decay, "seed": seed,
+        "lr": lr, "lr_schedule": lr_schedule, "weight_decay": weight_decay, "seed": seed,
         "samples": len(dataset) if hasattr(dataset, "__len__") else None,
+        "data": None if folder is None or not isinstance(dataset, _Rows) else dataset.fingerprint(),
     }  # fmt: skip
     module = DiffusionModule(
         denoiser, objective, lr=lr, lr_schedule=lr_schedule, weight_decay=weight_decay, ema_decay=ema_decay, seed=seed
@@ -158,6 +163,24 @@ class _Rows(Dataset[Any]):
     def __getitems__(self, rows: list[int]) -> Any:
         index = torch.as_tensor(rows)
         return self.x[index] if self.cond is None else (self.x[index], self.cond[index])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """A few numbers of the data and of each condition, by which other data are told from these."""
+        values = {"data": self.x} if self.cond is None else {"data": self.x, **self.cond.values}
+        return {name: _fingerprint(value) for name, value in values.items()}
+
+
+def _fingerprint(x: Tensor, rows: int = 8) -> dict[str, Any]:
+    """Shape and mean of x (N, ...), and root mean square and one projection of some rows.
+
+    Data that were normalised alike still differ in their rows.
+    """
+    signs = 2 * torch.randint(2, x.shape[1:], generator=torch.Generator().manual_seed(0)) - 1
+    numbers = [float(x.detach().mean(dtype=torch.float64))]
+    for k in torch.linspace(0, len(x) - 1, min(rows, len(x))).long().tolist():
+        row = x[k].detach().cpu().double()
+        numbers += [float(row.square().mean()) ** 0.5, float((signs * row).sum()) / max(row.numel(), 1) ** 0.5]
+    return {"shape": list(x.shape), "numbers": numbers}
 
 
 class _Order(Sampler[list[int]]):
@@ -241,16 +264,52 @@ def _resume(folder: Path | None, settings: dict[str, Any], steps: int, resume: b
         return 0, None
     found = read_state(file)
     old = found.get("suffuse_settings", {})
-    changed = [f"{k}: {old.get(k)!r} then, {v!r} now" for k, v in settings.items() if old.get(k) != v]
+    again = "choose another out, or remove that folder to start afresh (resume=False does it)"
+    changed = [line for k, v in settings.items() if k in old and k != "data" for line in _changes(old[k], v, k)]
     if changed:
         raise InvalidArgument(
-            f"out={str(folder)!r} holds a run with other settings ({'; '.join(changed)[:400]}); choose another out, or "
-            f"pass resume=False to overwrite it"
+            f"out={str(folder)!r} holds a run with other settings ({'; '.join(changed)[:400]}); {again}"
         )
+    if old.get("data") and settings["data"] and not _same_data(old["data"], settings["data"]):
+        raise InvalidArgument(f"out={str(folder)!r} holds a run on other data; {again}")
     done = int(found["global_step"])
     if done >= steps and not (folder / hub.CONFIG).is_file():
-        raise CheckpointError(f"out={str(folder)!r} is at step {done} but has no checkpoint; pass resume=False")
+        raise CheckpointError(f"out={str(folder)!r} is at step {done} but has no checkpoint; {again}")
     return done, str(file)
+
+
+FLOAT = re.compile(r"-?\d+(?:\.\d+(?:e[-+]?\d+)?|e[-+]?\d+)")
+
+
+def _alike(old: Any, new: Any) -> bool:
+    """Whether two values read the same, but for the last digits of numbers that are not whole.
+
+    Those depend on the number of threads and on the device: the standard deviation of the data is part of a model.
+    """
+    one, two = repr(old), repr(new)
+    if one == two:
+        return True
+    pairs = zip(map(float, FLOAT.findall(one)), map(float, FLOAT.findall(two)), strict=False)
+    close = all(math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-7) for a, b in pairs)
+    return close and FLOAT.sub("#", one) == FLOAT.sub("#", two)
+
+
+def _changes(old: Any, new: Any, name: str) -> list[str]:
+    """What is no longer the same, by the path of its name."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [line for k in {**old, **new} for line in _changes(old.get(k), new.get(k), f"{name}.{k}")]
+    return [] if _alike(old, new) else [f"{name}: {old!r} then, {new!r} now"]
+
+
+def _same_data(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two fingerprints are of the same data: latents, say, that another device encoded in other roundings."""
+    if {name: v["shape"] for name, v in old.items()} != {name: v["shape"] for name, v in new.items()}:
+        return False
+    for name, value in new.items():
+        limit = 0.01 * max(map(abs, value["numbers"]))
+        if any(abs(a - b) > limit for a, b in zip(old[name]["numbers"], value["numbers"], strict=True)):
+            return False
+    return True
 
 
 class _Guard(Callback):
