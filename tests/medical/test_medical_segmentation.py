@@ -115,6 +115,16 @@ def test_measures_have_their_known_values():
     assert segmentation.expected_calibration_error(p + 0.4, y) == pytest.approx(0.4, abs=1e-6)
 
 
+def test_an_ensemble_of_annotators_is_calibrated():
+    """One in three annotators sees a lesion, and one in three members draws it."""
+    schema = LabelSchema(["background", "lesion"])
+    drawn = torch.zeros(3, 1, 4, 4)
+    drawn[0, :, 1:3, 1:3] = 1
+    found = segmentation.SegmentationPrediction(torch.stack([1 - drawn, drawn], dim=2), schema=schema)
+    scores = segmentation.evaluate(found, torch.zeros(1, 1, 4, 4), ["a"], annotators=drawn)
+    assert scores["ECE"][0] < 1e-6 and scores["GED2"][0] < 1e-6
+
+
 def test_a_square_is_learned_by_both_networks():
     """Bright squares on dark noise: both find them after some steps."""
     g = torch.Generator().manual_seed(0)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 import suffuse
 from suffuse import Condition, Denoiser
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 from suffuse.guidance import ClassifierFree
 from suffuse.random import Generators
 from suffuse.samplers import DDIM, DDPM, invert
@@ -41,7 +41,7 @@ from suffuse.samplers.base import Coefficients, Noise
 from .data.geometry import Geometry
 from .data.nifti import write_nifti
 from .noise import CoarseNoise, SimplexNoise
-from .prediction import Prediction, check_images, check_samples, in_batches
+from .prediction import Prediction, check_images, check_samples, device_of, in_batches
 from .prior import NOISES, SliceDenoiser, fit_prior
 
 __all__ = [
@@ -146,11 +146,14 @@ def predict(
         seed: sample k of slice i depends on ``seed``, k and i alone.
         geometry: of the volume whose slices these are, to write files.
     """
-    check_images(images)
+    images = check_images(images)
     check_samples(n)
-    family = NOISES[noise or str(getattr(denoiser, "noise", "white"))]
+    name = noise or str(getattr(denoiser, "noise", "white"))
+    if name not in NOISES:
+        raise unknown("noise", name, NOISES)
+    family = NOISES[name]
     start = _time(denoiser, level)
-    device = next((p.device for p in (*denoiser.parameters(), *denoiser.buffers())), images.device)
+    device = device_of(denoiser, images)
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:
         generators = suffuse.random.generators(seeds, "cpu")
@@ -206,9 +209,9 @@ def counterfactual(
         level: kappa up to which slices are encoded.
         steps: of the ODE, each way; twice the evaluations on the way down, for guidance.
     """
-    check_images(images)
+    images = check_images(images)
     start = _time(denoiser, level)
-    device = next(denoiser.parameters()).device
+    device = device_of(denoiser, images)
     guided = ClassifierFree(denoiser, guidance_scale)
     parts = []
     for rows in images.split(batch_size):
@@ -245,7 +248,7 @@ def evaluate(
     for name in sorted(set(patients)):
         rows = torch.from_numpy(names == name)
         inside = brain[rows]
-        score, truth = maps[rows][inside].double().numpy(), lesion[rows][inside].numpy() > 0.5
+        score, truth = maps[rows][inside].double().cpu().numpy(), lesion[rows][inside].cpu().numpy() > 0.5
         if not truth.any():
             continue
         results["AP"].append(float(average_precision_score(truth, score)))
@@ -260,7 +263,7 @@ def evaluate(
 
 def best_threshold(maps: Tensor, lesion: Tensor, brain: Tensor) -> float:
     """The threshold of the largest Dice over all brain voxels together; of validation patients, some healthy."""
-    score, truth = maps[brain].double().numpy(), lesion[brain].numpy() > 0.5
+    score, truth = maps[brain].double().cpu().numpy(), lesion[brain].cpu().numpy() > 0.5
     if not truth.any():
         raise InvalidArgument("lesion is empty; a threshold needs validation patients with lesions")
     candidates = np.unique(np.quantile(score, 1 - np.geomspace(1e-4, 0.5, 60)))
@@ -280,7 +283,7 @@ def false_positive_volume(
     Args:
         voxel: volume of a voxel in mm^3 (``geometry.voxel_volume``).
     """
-    found = ((maps > threshold) & brain).flatten(1).sum(1).numpy() * voxel / 1000
+    found = ((maps > threshold) & brain).flatten(1).sum(1).cpu().numpy() * voxel / 1000
     names = np.array(patients)
     return np.array([found[names == name].sum() for name in sorted(set(patients))])
 

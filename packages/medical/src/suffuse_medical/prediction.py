@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from suffuse.errors import InvalidArgument
 
-from .data.geometry import Geometry, resample
+from .data.geometry import Geometry, plain, resample
 from .data.nifti import write_nifti
 
-__all__ = ["Prediction", "check_images", "check_samples", "in_batches", "sample_seeds"]
+__all__ = ["Prediction", "check_images", "check_samples", "device_of", "in_batches", "sample_seeds"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,13 @@ class Prediction:
     def _move(self, slices: Tensor, geometry: Geometry) -> Tensor:
         """Slices (N, C, H, W) on another grid."""
         assert self.geometry is not None
-        volume = resample(slices.permute(1, 2, 3, 0), self.geometry, geometry, self.mode)
+        outside = self._outside(slices.shape[1]).to(slices)[:, None, None, None]
+        volume = resample(slices.permute(1, 2, 3, 0) - outside, self.geometry, geometry, self.mode) + outside.cpu()
         return volume.permute(3, 0, 1, 2)
+
+    def _outside(self, channels: int) -> Tensor:
+        """(C,): what is beyond the grid: air, which is -1 in network units."""
+        return torch.full((channels,), -1.0)
 
     def write(self, folder: str | Path, *, samples: bool = True) -> list[Path]:
         """NIfTI files on the geometry of the input: ``mean``, ``std`` and, if wanted, every ``sample-k``.
@@ -104,6 +109,11 @@ class Prediction:
         return written
 
 
+def device_of(denoiser: nn.Module, images: Tensor) -> torch.device:
+    """Where the denoiser computes; one without numbers of its own does so where the images are."""
+    return next((p.device for p in (*denoiser.parameters(), *denoiser.buffers())), images.device)
+
+
 def sample_seeds(seed: int, n: int, rows: int) -> list[list[int]]:
     """A seed for every sample k of every row: n lists of ``rows``; none depends on how many others there are."""
     return [[seed + k + 1_000_003 * row for row in range(rows)] for k in range(n)]
@@ -122,15 +132,20 @@ def in_batches(
     return torch.cat(parts).unflatten(0, (n, len(images)))
 
 
-def check_images(images: Tensor, name: str = "images", channels: int | None = None) -> None:
-    """Raise InvalidArgument unless ``images`` is a finite batch of slices (N, C, H, W)."""
-    if images.ndim != 4 or (channels is not None and images.shape[1] != channels):
+def check_images(images: Tensor, name: str = "images", channels: int | None = None) -> Tensor:
+    """``images`` as a plain tensor: MONAI's carries its history along and slows every step of a sampler.
+
+    Raises:
+        InvalidArgument: unless ``images`` is a finite batch of slices (N, C, H, W).
+    """
+    if images.ndim != 4 or not len(images) or (channels is not None and images.shape[1] != channels):
         raise InvalidArgument(
             f"{name} must be slices (N, {channels or 'C'}, H, W), got {tuple(images.shape)}; a volume (C, X, Y, Z) "
             f"becomes slices by volume.permute(3, 0, 1, 2)"
         )
     if not torch.isfinite(images).all():
         raise InvalidArgument(f"{name} has NaN or infinite voxels; mask or fill them first")
+    return plain(images)
 
 
 def check_samples(n: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from suffuse.errors import InvalidArgument
 from suffuse.recipes import recipe
@@ -189,7 +189,64 @@ def latent_diffusion(
     return Path(out)
 
 
-@recipe("medical/style")
+def _draw_in_style(
+    checkpoint: Path,
+    *,
+    out: Path,
+    image: Path | None = None,
+    n: int = 8,
+    steps: int = 20,
+    guidance_scale: float = 1.5,
+    seed: int = 0,
+    device: str = "auto",
+) -> list[Path]:
+    """Write n slices with their labels, as NIfTI: layouts of new pseudo-patients in the style of a volume.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        image: NIfTI volume of a head in MNI space, whose style is taken; without one, that of a pseudo-patient.
+        n: number of slices.
+        steps: network calls per slice.
+        guidance_scale: how strongly the style is followed.
+        seed: of the first slice.
+        device: auto, cpu or cuda.
+    """
+    import torch
+
+    import suffuse
+
+    from . import stedm
+    from .data import COARSE_GRID, TISSUE_CLASSES, labelled_phantoms, scaled
+
+    model: Any = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    if image is None:
+        place = scaled(labelled_phantoms(1, [(1800, 55)], ("B",), seed + 1)).images
+    else:
+        place = _read(image, COARSE_GRID).slices
+        place = place[_show_tissue(place, image)]
+    new = labelled_phantoms(1 + n // 8, seed=seed + 2)  # a dozen slices each
+    labels = new.labels[torch.randperm(len(new.labels), generator=torch.Generator().manual_seed(seed))[:n]]
+    encoder = model.backbone.style
+    styles = None if encoder is None else stedm.style_sets(place, n, encoder.images, seed)
+    layout = stedm.layout_maps(labels, TISSUE_CLASSES)
+    images = stedm.synthesise(model, layout, styles, guidance_scale=guidance_scale, steps=steps, seed=seed)
+    return _write_pairs(Path(out), images, labels)
+
+
+def _write_pairs(out: Path, images: Tensor, labels: Tensor) -> list[Path]:
+    """Slices (N, 1, H, W) in network units and their labels (N, H, W), at the spacing of pseudo-patients."""
+    from .data import COARSE_GRID, to_intensity, write_nifti
+
+    where = COARSE_GRID.slab(0, 1)
+    files = []
+    for k, (image, label) in enumerate(zip(to_intensity(images), labels, strict=True)):
+        files.append(write_nifti(out / f"image-{k}.nii.gz", image[..., None], where.stored_as("float32")))
+        files.append(write_nifti(out / f"label-{k}.nii.gz", label[None, ..., None].float(), where.stored_as("uint8")))
+    return files
+
+
+@recipe("medical/style", sample=_draw_in_style)
 def style(
     *,
     out: Path = Path("runs/medical-style"),
@@ -218,19 +275,42 @@ def style(
         progress: whether to show progress.
     """
     from . import stedm
-    from .data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms
+    from .data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms, scaled
 
-    train = labelled_phantoms(patients, PROTOCOLS, seed=seed)
+    train = scaled(labelled_phantoms(patients, PROTOCOLS, seed=seed))
     layout = stedm.layout_maps(train.labels, TISSUE_CLASSES)
     stedm.fit(
         train.images, layout, train.patients, source=source, aggregation=aggregation,  # type: ignore[arg-type]
         style_images=style_images, steps=steps, batch_size=batch_size, out=Path(out), seed=seed, device=device,
-        progress=progress,
+        metadata={"recipe": "medical/style", "patients": patients}, progress=progress,
     )  # fmt: skip
     return Path(out)
 
 
-@recipe("medical/joint")
+def _draw_pairs(
+    checkpoint: Path, *, out: Path, n: int = 8, steps: int = 20, seed: int = 0, device: str = "auto"
+) -> list[Path]:
+    """Write n slices with their labels, both drawn, as NIfTI.
+
+    Args:
+        checkpoint: folder written by training.
+        out: folder for the files.
+        n: number of slices.
+        steps: network calls per slice.
+        seed: of the first slice; slice k has seed + k.
+        device: auto, cpu or cuda.
+    """
+    import suffuse
+
+    from . import unicon
+    from .data import COARSE_GRID
+
+    model: Any = suffuse.hub.load(checkpoint, device=_torch_device(device))
+    images, labels = unicon.draw(model, n, COARSE_GRID.shape[:2], steps=steps, seed=seed)
+    return _write_pairs(Path(out), images, labels)
+
+
+@recipe("medical/joint", sample=_draw_pairs)
 def joint(
     *,
     out: Path = Path("runs/medical-joint"),
@@ -286,17 +366,37 @@ def _healthy(images: Path | None, patients: int, sequence: str, seed: int) -> Te
             grid = working_grid(item["geometry"], GRID, SPACING)
             volumes.append(resample(mri_percentile(plain(item["image"])) + 1, item["geometry"], grid) - 1)
     slices = torch.cat([volume.permute(3, 0, 1, 2) for volume in volumes])
-    return slices[(slices > -0.8).float().mean((1, 2, 3)) > 0.1]  # slices of air teach nothing
+    return slices[_show_tissue(slices, images)]
 
 
-def _slices_of(image: Path) -> tuple[Tensor, Geometry, Geometry]:
-    """Slices of a NIfTI file on the working grid, the working grid, and the file's own."""
-    from .data import mri_percentile, read_nifti, resample, working_grid
+class _Input(NamedTuple):
+    """A NIfTI volume as the networks see it, and the way back."""
+
+    slices: Tensor  # (N, 1, H, W) in network units, on ``grid``
+    grid: Geometry
+    geometry: Geometry  # the file's own
+    unit: tuple[float, float]  # the percentiles that became -1 and 0.6
+
+
+def _read(image: Path, grid: Geometry | None = None) -> _Input:
+    from .data import mri_percentile, percentiles, read_nifti, resample, working_grid
 
     volume, geometry = read_nifti(image)
-    grid = working_grid(geometry, GRID, SPACING)
+    grid = grid or working_grid(geometry, GRID, SPACING)
     # air is -1: interpolate from zero outside the file
-    return (resample(mri_percentile(volume) + 1, geometry, grid) - 1).permute(3, 0, 1, 2), grid, geometry
+    slices = (resample(mri_percentile(volume) + 1, geometry, grid) - 1).permute(3, 0, 1, 2)
+    return _Input(slices, grid, geometry, percentiles(volume))
+
+
+def _show_tissue(slices: Tensor, images: Path | None) -> Tensor:
+    """Which of the slices (N, 1, H, W) are not mostly air, (N,): air teaches nothing."""
+    keep = (slices > -0.8).float().mean((1, 2, 3)) > 0.1
+    if not keep.any():
+        raise InvalidArgument(
+            f"images: no slice in {images} shows tissue on a grid of {GRID} voxels of {SPACING} mm around the middle "
+            f"of the volume; is its spacing in mm?"
+        )
+    return keep
 
 
 def _find(
@@ -311,6 +411,8 @@ def _find(
     device: str = "auto",
 ) -> list[Path]:
     """Write an anomaly map of a volume, its spread, and the healthy version, as NIfTI on the volume's own grid.
+
+    Values are in network units: the percentiles 1 and 99 of the volume are -1 and 0.6, and the map is their square.
 
     Args:
         checkpoint: folder written by training.
@@ -327,9 +429,9 @@ def _find(
     from . import anomaly as task
 
     denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
-    slices, grid, geometry = _slices_of(image)
-    found = task.predict(denoiser, slices, level=level, steps=steps, n=n, seed=seed, geometry=grid)
-    return found.on(geometry).write(out)
+    given = _read(image)
+    found = task.predict(denoiser, given.slices, level=level, steps=steps, n=n, seed=seed, geometry=given.grid)
+    return found.on(given.geometry).write(out)
 
 
 @recipe("medical/anomaly", sample=_find)
@@ -386,6 +488,8 @@ def _reconstruct(
 ) -> list[Path]:
     """Leave out k-space lines of a volume, slice by slice, and reconstruct it: zero-filled, mean, spread and samples.
 
+    Files lie on the grid of the volume and are in its unit. Only the brightest hundredth of its voxels can be clipped.
+
     Args:
         checkpoint: folder written by training.
         out: folder for the files.
@@ -402,20 +506,23 @@ def _reconstruct(
     import suffuse
 
     from . import reconstruction as task
+    from .data import undo_percentile
     from .operators import MaskedFourier, kspace_mask
     from .prediction import Prediction
 
     denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
-    slices, grid, geometry = _slices_of(image)
+    given = _read(image)
     generator = torch.Generator().manual_seed(seed)
     operator = MaskedFourier(kspace_mask(GRID[:2], acceleration, 0.32 / acceleration, generator=generator))
-    y = operator(slices)
+    y = operator(given.slices)
     found = task.predict(
-        denoiser, operator, y, method=method, steps=steps, n=n, seed=seed, geometry=grid,  # type: ignore[arg-type]
+        denoiser, operator, y, method=method, steps=steps, n=n, seed=seed,  # type: ignore[arg-type]
+        geometry=given.grid,
     )  # fmt: skip
-    zero_filled = Prediction(operator.pseudo_inverse(y)[None], grid).on(geometry)
-    files = found.on(geometry).write(out)
-    return [*files, zero_filled.write(Path(out) / "zero-filled", samples=False)[0]]
+    zero_filled = Prediction(operator.pseudo_inverse(y)[None], given.grid)
+    answers = [answer.on(given.geometry) for answer in (found, zero_filled)]
+    ours, theirs = (Prediction(undo_percentile(a.samples, *given.unit), a.geometry) for a in answers)
+    return [*ours.write(out), theirs.write(Path(out) / "zero-filled", samples=False)[0]]
 
 
 @recipe("medical/reconstruction", sample=_reconstruct)
@@ -486,14 +593,15 @@ def _segment(
 
     schema = LabelSchema(suffuse.hub.read_config(checkpoint)["metadata"]["labels"])
     denoiser = suffuse.hub.load(checkpoint, device=_torch_device(device))
-    slices, grid, geometry = _slices_of(image)
-    found = task.predict(denoiser, slices, schema, n=n, steps=steps, seed=seed, geometry=grid).on(geometry)
+    given = _read(image)
+    found = task.predict(denoiser, given.slices, schema, n=n, steps=steps, seed=seed, geometry=given.grid)
+    found = found.on(given.geometry)
     files = [found.write_labels(Path(out) / "labels.nii.gz"), *found.write(out, samples=False)]
     if dicom:
         from .data.dicom import write_dicom_seg
 
         mask = found.labels[:, 0].permute(1, 2, 0)[None]
-        files.append(write_dicom_seg(Path(out) / "labels.dcm", mask, geometry, schema))
+        files.append(write_dicom_seg(Path(out) / "labels.dcm", mask, given.geometry, schema))
     return files
 
 
@@ -552,7 +660,7 @@ def segmentation(
             image = resample(mri_percentile(plain(item["image"])) + 1, where, grid) - 1
             pairs.append((image, resample(mask, where, grid, "nearest")))
     slices, masks = (torch.cat([pair[k].permute(3, 0, 1, 2) for pair in pairs]) for k in (0, 1))
-    keep = (slices > -0.8).float().mean((1, 2, 3)) > 0.1
+    keep = _show_tissue(slices, images)
     task.fit(
         slices[keep], masks[keep], schema, steps=steps, batch_size=batch_size, lr=lr, out=Path(out), seed=seed,
         device=device, progress=progress,
@@ -564,6 +672,8 @@ def segmentation(
 def _torch_device(device: str) -> str:
     import torch
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("device='cuda': torch sees no GPU; use device='cpu' or 'auto'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 

@@ -37,7 +37,7 @@ from suffuse.schedules import EDM, Level
 from . import metrics
 from .data.geometry import Geometry
 from .operators import Operator
-from .prediction import Prediction, check_samples, in_batches
+from .prediction import Prediction, check_samples, device_of, in_batches
 from .prior import fit_prior
 
 __all__ = ["DDS", "METHODS", "Method", "ScoreMRI", "evaluate", "fit", "predict"]
@@ -131,7 +131,7 @@ def predict(
     if not torch.isfinite(y).all():
         raise InvalidArgument("y has NaN or infinite entries; leave them out of the operator's mask instead")
     steps = steps or STEPS[method]
-    device = next((p.device for p in (*denoiser.parameters(), *denoiser.buffers())), y.device)
+    device = device_of(denoiser, y)
     shape = operator.adjoint(y[:1].to(device)).shape[1:]
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:

@@ -29,7 +29,7 @@ from suffuse.training import LogNormalKappa
 from .data.geometry import Geometry
 from .data.labels import LabelSchema
 from .data.nifti import write_nifti
-from .prediction import Prediction, check_images, check_samples, in_batches
+from .prediction import Prediction, check_images, check_samples, device_of, in_batches
 from .prior import SliceDenoiser, fit_prior
 
 __all__ = ["SegmentationPrediction", "dice", "evaluate", "expected_calibration_error", "fit", "ged", "predict"]
@@ -54,6 +54,9 @@ class SegmentationPrediction(Prediction):
         p = self.mean.clamp(min=1e-12)
         return -(p * p.log2()).sum(1, keepdim=True)
 
+    def _outside(self, channels: int) -> Tensor:
+        return torch.eye(channels)[0]  # the first class, background
+
     def write_labels(self, path: str | Path) -> Path:
         """The label map as NIfTI of unsigned bytes, on the geometry of the input."""
         if self.geometry is None:
@@ -69,7 +72,7 @@ def fit(images: Tensor, masks: Tensor, schema: LabelSchema, **options: Any) -> S
     Args:
         options: of :func:`suffuse_medical.prior.fit_prior`.
     """
-    check_images(images)
+    images = check_images(images)
     if masks.shape != (len(images), 1, *images.shape[2:]):
         raise InvalidArgument(f"masks must be (N, 1, H, W) like the images, got {tuple(masks.shape)}")
     target = 2 * schema.one_hot(masks) - 1
@@ -101,9 +104,9 @@ def predict(
         seed: member k of slice i depends on ``seed``, k and i alone.
         geometry: of the volume whose slices these are, to write files.
     """
-    check_images(images)
+    images = check_images(images)
     check_samples(n)
-    device = next(denoiser.parameters()).device
+    device = device_of(denoiser, images)
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:
         generators = suffuse.random.generators(seeds, "cpu")
@@ -130,7 +133,7 @@ def dice(found: Tensor, truth: Tensor, patients: Sequence[str]) -> np.ndarray:
             f"{tuple(truth.shape)}, {len(patients)}"
         )
     names = np.array(patients)
-    both, total = (x.flatten(2).sum(-1)[:, 1:].double().numpy() for x in (found * truth, found + truth))
+    both, total = (x.flatten(2).sum(-1)[:, 1:].double().cpu().numpy() for x in (found * truth, found + truth))
     rows = []
     for name in sorted(set(patients)):
         overlap, size = both[names == name].sum(0), total[names == name].sum(0)
@@ -180,7 +183,8 @@ def evaluate(
     *,
     annotators: Tensor | None = None,
 ) -> dict[str, np.ndarray]:
-    """Dice of the label map, mean over foreground classes, of every patient; ECE; and GED^2 of every slice.
+    """Dice of the label map, mean over foreground classes, of every patient; ECE, over all annotators; and GED^2
+    of every slice.
 
     Args:
         masks: (N, 1, H, W) of the schema's numbers.
@@ -192,8 +196,9 @@ def evaluate(
     found = schema.one_hot(prediction.labels)
     foreground = 1 - prediction.samples[:, :, 0]
     drawn = (1 - truth[:, 0])[None] if annotators is None else annotators
+    probability = 1 - prediction.mean[:, 0]
     return {
         "Dice": dice(found, truth, patients).mean(1),
-        "ECE": np.array([expected_calibration_error(1 - prediction.mean[:, 0], drawn.float().mean(0).round())]),
-        "GED2": ged(foreground, drawn).numpy(),
+        "ECE": np.array([expected_calibration_error(probability.repeat(len(drawn), 1, 1), drawn.flatten(0, 1))]),
+        "GED2": ged(foreground, drawn).cpu().numpy(),
     }

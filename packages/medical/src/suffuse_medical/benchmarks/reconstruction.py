@@ -108,10 +108,11 @@ def reconstruction(run: Run) -> None:
         def predict(
             denoiser: Denoiser, y: Tensor, method: Any, n: int, operator: MaskedFourier = operator
         ) -> Prediction:
-            return task.predict(
+            found = task.predict(
                 denoiser, operator, y.to(run.device), method=method, noise_std=NOISE, n=n, seed=run.seed,
                 steps=size.calls[method], iterations=8 if method == "posterior" else None, batch_size=512,
             )  # fmt: skip
+            return Prediction(found.samples.cpu())
 
         with run.stage("exact"):
             y, held = measure(fields), measure(val.image)

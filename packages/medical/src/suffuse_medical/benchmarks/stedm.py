@@ -64,7 +64,7 @@ def stedm(run: Run) -> None:
     lack.
     """
     from suffuse_medical import stedm
-    from suffuse_medical.data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms
+    from suffuse_medical.data import PROTOCOLS, TISSUE_CLASSES, labelled_phantoms, scaled
 
     size = SIZES[run.profile]
     with run.stage("data"):
@@ -103,7 +103,7 @@ def _compare(run: Run, size: Size, name: str, train: LabelledSlices, layout: Ten
     import torch
 
     from suffuse_medical import metrics, stedm
-    from suffuse_medical.data import check_leakage, labelled_phantoms
+    from suffuse_medical.data import check_leakage, labelled_phantoms, scaled
 
     images, labels, _ = train
     dataset = f"pseudo-patients, unseen site with {name} (simulated from MNI152)"
@@ -170,19 +170,6 @@ def _spreads(ours: Any, theirs: Any, seed: int) -> tuple[float, float, float]:
     difference = ours[rows].std(1, ddof=1) - theirs[rows].std(1, ddof=1)
     low, high = np.quantile(difference, [0.025, 0.975])
     return float(ours.std(ddof=1) - theirs.std(ddof=1)), float(low), float(high)
-
-
-def scaled(slices: LabelledSlices) -> LabelledSlices:
-    """Each pseudo-patient by the percentiles of all its slices."""
-    import torch
-
-    from suffuse_medical.data import mri_percentile
-
-    images = slices.images.clone()
-    for patient in set(slices.patients):
-        rows = torch.tensor([name == patient for name in slices.patients])
-        images[rows] = mri_percentile(images[rows])
-    return slices._replace(images=images)
 
 
 def fourier_style(images: Tensor, styles: Tensor, beta: float = 0.1) -> Tensor:

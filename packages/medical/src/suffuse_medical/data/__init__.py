@@ -3,8 +3,8 @@
 from .deformation import jacobian_determinant, random_displacement, warp
 from .folders import MedMNIST, PictureFolder, VolumeFolder, stack
 from .geometry import Geometry, plain, reorient, resample
-from .intensity import ct_window, mri_percentile, working_grid
-from .labelled import PROTOCOLS, TISSUE_CLASSES, LabelledSlices, labelled_phantoms, labelled_volumes
+from .intensity import ct_window, mri_percentile, percentiles, undo_percentile, working_grid
+from .labelled import PROTOCOLS, TISSUE_CLASSES, LabelledSlices, labelled_phantoms, labelled_volumes, scaled
 from .labels import LabelSchema
 from .nifti import read_nifti, write_nifti
 from .phantoms import SITES, PhantomCohort, Site, normalise
@@ -48,16 +48,19 @@ __all__ = [
     "load_template",
     "mri_percentile",
     "normalise",
+    "percentiles",
     "plain",
     "random_displacement",
     "read_nifti",
     "reorient",
     "resample",
+    "scaled",
     "slab_split",
     "stack",
     "template_item",
     "to_intensity",
     "to_network",
+    "undo_percentile",
     "warp",
     "working_grid",
     "write_nifti",

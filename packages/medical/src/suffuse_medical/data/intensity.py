@@ -16,6 +16,17 @@ def mri_percentile(volume: Tensor, low: float = 1.0, high: float = 99.0) -> Tens
     That is where air and white matter of the pseudo-patients are. What lies above is kept up to 2: a bright lesion
     must stay bright. Scale whole volumes, not slices: a slice-wise scale makes noise of dark slices look like tissue.
     """
+    bottom, top = percentiles(volume, low, high)
+    return (1.6 * (volume.float() - bottom) / (top - bottom) - 1).clamp(-1, 2)
+
+
+def undo_percentile(image: Tensor, bottom: float, top: float) -> Tensor:
+    """What :func:`mri_percentile` made of a volume with these two :func:`percentiles`, in the volume's own unit."""
+    return (image + 1) / 1.6 * (top - bottom) + bottom
+
+
+def percentiles(volume: Tensor, low: float = 1.0, high: float = 99.0) -> tuple[float, float]:
+    """Two percentiles of the voxels of a volume, which must differ."""
     if not 0 <= low < high <= 100:
         raise InvalidArgument(f"need 0 <= low < high <= 100, got {low}, {high}")
     if not torch.isfinite(volume).all():
@@ -25,7 +36,7 @@ def mri_percentile(volume: Tensor, low: float = 1.0, high: float = 99.0) -> Tens
     bottom, top = torch.quantile(flat, torch.tensor([low / 100, high / 100], device=flat.device))
     if top <= bottom:
         raise InvalidArgument("volume is constant between its percentiles; is it a mask?")
-    return (1.6 * (volume.float() - bottom) / (top - bottom) - 1).clamp(-1, 2)
+    return float(bottom), float(top)
 
 
 def ct_window(volume: Tensor, centre: float = 40.0, width: float = 400.0) -> Tensor:

@@ -18,7 +18,7 @@ from .physics import SpinEcho
 from .slices import axial_slices
 from .template import COARSE_GRID, TISSUES
 
-__all__ = ["PROTOCOLS", "TISSUE_CLASSES", "LabelledSlices", "labelled_phantoms", "labelled_volumes"]
+__all__ = ["PROTOCOLS", "TISSUE_CLASSES", "LabelledSlices", "labelled_phantoms", "labelled_volumes", "scaled"]
 
 TISSUE_CLASSES = 1 + len(TISSUES)
 """Of the label maps of pseudo-patients: outside, grey matter, white matter, fluid."""
@@ -64,6 +64,15 @@ def labelled_phantoms(
     found = found[[i for i, z in enumerate(found.z) if height[0] <= z <= height[1]]]
     tissue = torch.cat([1 - found.tissue.sum(1, keepdim=True), found.tissue], dim=1)
     return LabelledSlices(found.image, tissue.argmax(1), found.patient)
+
+
+def scaled(slices: LabelledSlices) -> LabelledSlices:
+    """Each patient by the percentiles of all its slices, see :func:`mri_percentile`: gains are then no difference."""
+    images = slices.images.clone()
+    for patient in dict.fromkeys(slices.patients):
+        rows = torch.tensor([name == patient for name in slices.patients])
+        images[rows] = mri_percentile(images[rows])
+    return slices._replace(images=images)
 
 
 def labelled_volumes(

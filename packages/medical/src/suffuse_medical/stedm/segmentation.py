@@ -91,7 +91,7 @@ def patient_scores(predicted: Tensor, labels: Tensor, patients: Sequence[str], c
             f"predicted, labels and patients must go together, got {tuple(predicted.shape)}, {tuple(labels.shape)} and "
             f"{len(patients)} names"
         )
-    one, two = (layout_maps(x, classes)[:, 1:].flatten(2) for x in (predicted, labels))
+    one, two = (layout_maps(x.cpu(), classes)[:, 1:].flatten(2) for x in (predicted, labels))
     both, each = (one * two).sum(2), (one + two).sum(2)
     names = sorted(set(patients))
     index = torch.tensor([names.index(name) for name in patients])

@@ -7,7 +7,7 @@ Guidance acts on the style only; the layout is in both branches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def fit(
     batch_size: int = 16,
     lr: float = 2e-3,
     out: Path | None = None,
+    metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -92,6 +93,7 @@ def fit(
     gaussian = gaussian_part(targets, rank)
     denoiser = ResidualDenoiser(backbone, training.schedule(gaussian.std), gaussian, gaussian.std)
     wrapped = denoiser if autoencoder is None else LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:])
+    described = {"system": "stedm", "source": source, "aggregation": aggregation, **(metadata or {})}
     data: Any = sets
     if autoencoder is not None:
         assert isinstance(wrapped, LatentDiffusion)
@@ -108,7 +110,7 @@ def fit(
             drop_names=(STYLE,) if encoder else None,
         ),
         out=None if out is None else Path(out) / ("" if autoencoder is None else "stage2"),
-        metadata={"system": "stedm", "source": source, "aggregation": aggregation},
+        metadata=described,
         seed=seed,
         device=device,
         precision=precision,
@@ -118,7 +120,7 @@ def fit(
         return trained
     wrapped.denoiser = trained
     if out is not None:
-        wrapped.save(out, {"system": "stedm", "source": source, "aggregation": aggregation})
+        wrapped.save(out, described)
     return wrapped.eval()
 
 
@@ -163,6 +165,8 @@ def synthesise(
     Draw k depends on ``seed + k``, its layout and its style alone. Without ``style``, or for a layout-only model, the
     layout alone is asked for.
     """
+    if not len(layout):
+        raise InvalidArgument("layout is empty; give at least one")
     if style is not None and len(style) != len(layout):
         raise InvalidArgument(f"style has {len(style)} sets for {len(layout)} layouts; give one each")
     maps = {LAYOUT: layout} if style is None else {LAYOUT: layout, STYLE: style}
@@ -209,9 +213,10 @@ def leak(
     is chance. ``own`` reads the vector of the image itself; ``others`` that of the other images of the patient, which
     is what the model is shown.
     """
-    vectors = torch.cat([encoder.encode(part) for part in images.split(64)]).double()
+    device = next(encoder.parameters()).device
+    vectors = torch.cat([encoder.encode(part.to(device)).cpu() for part in images.split(64)]).double()
     pool = torch.nn.functional.adaptive_avg_pool2d if images.ndim == 4 else torch.nn.functional.adaptive_avg_pool3d
-    target = pool(layout.float(), grid).flatten(1).double()
+    target = pool(layout.float().cpu(), grid).flatten(1).double()
     names = sorted(set(patients))
     index = torch.tensor([names.index(name) for name in patients])
     if len(names) < 2:
