@@ -55,7 +55,7 @@ def test_a_group_of_one_channel_hides_the_noise_level():
 SMALL = {
     "anomaly": (8, 8, (16.0,), 2, 2, ("white", "simplex"), True, 0),
     "segmentation": (3, 3, 2, 3, 0),
-    "stedm": (3, 1, 3, 2, 2, 8, 2, 1, ("one protocol", "six protocols on four scanners")),
+    "stedm": (3, 1, 3, 2, 2, 8, 2, 1, ("one protocol", "six protocols on five scanners")),
     "joint": (200, 2, 2, 2, (16,), 2, 2, 8, 2),
     "privacy": (6, 8, 2, 2, (16,), 8, 2),
     "ldm": (3, 2, 2, 8, (16,), 8, 2),
@@ -64,7 +64,7 @@ SMALL = {
 METRICS = {
     "anomaly": {"AP", "AUROC", "Dice", "false positives on healthy"},
     "segmentation": {"Dice", "GED^2", "ECE"},
-    "stedm": {"Dice of patients", "IoU of patients", "spread of IoU over patients", "layout explained (R2)"},
+    "stedm": {"IoU of patients", "spread of IoU over patients", "spread of STEDM minus this", "layout explained (R2)"},
     "joint": {"Dice, image to mask", "MMD, mask to image", "error of the conditional mean, mask to image"},
     "privacy": {"flagged as copies", "membership attack, area"},
     "ldm": {"MMD", "PSNR in lesions", "seconds per image"},
