@@ -260,6 +260,15 @@ def test_measures_have_their_known_values():
     )
 
 
+def test_answers_are_plain_tensors(field):
+    """MONAI's tensors come in, with their history, and do not slow the steps of the sampler."""
+    from monai.data import MetaTensor
+
+    images, _, _, white, _, _ = field
+    found = anomaly.predict(white, MetaTensor(images[:2]), n=1, steps=1)
+    assert type(found.samples) is torch.Tensor and type(found.map) is torch.Tensor
+
+
 def test_bad_input_is_named(field):
     images, _, lesion, white, _, _ = field
     brain = torch.ones_like(lesion, dtype=torch.bool)
@@ -271,6 +280,8 @@ def test_bad_input_is_named(field):
         (lambda: anomaly.predict(white, images, level=1e6), "level"),
         (lambda: anomaly.predict(white, images, n=0), "sample"),
         (lambda: anomaly.fit(images, noise="pink"), "noise"),
+        (lambda: anomaly.predict(white, images, noise="pink"), "noise"),
+        (lambda: anomaly.predict(white, images[:0]), "slices"),
         (lambda: anomaly.fit_counterfactual(images, torch.ones(24, dtype=torch.bool)), "both"),
         (lambda: anomaly.evaluate(lesion, 0.5 * lesion, brain, ["a"] * 24), "0 or 1"),
         (lambda: anomaly.evaluate(lesion, 0 * lesion, brain, ["a"] * 24), "no patient"),

@@ -80,4 +80,4 @@ def warp(volume: Tensor, displacement: Tensor) -> Tensor:
 def jacobian_determinant(displacement: Tensor) -> Tensor:
     """det(I + du/dx) at every voxel, (X, Y, Z); 1 keeps the volume, at most 0 is a fold."""
     gradient = torch.stack(torch.gradient(displacement, dim=(1, 2, 3)), dim=1)  # (3 of u, 3 of x, X, Y, Z)
-    return torch.linalg.det(gradient.permute(2, 3, 4, 0, 1) + torch.eye(3))
+    return torch.linalg.det(gradient.permute(2, 3, 4, 0, 1) + torch.eye(3).to(displacement))
