@@ -1,5 +1,6 @@
 """Descriptors against closed forms, and against each other."""
 
+import itertools
 import math
 import sys
 
@@ -111,42 +112,103 @@ def test_a_batch_gives_what_each_gives_alone(spinodal):
     assert np.asarray(measure_all(spinodal, ["drel_A"])["drel_A"]) == pytest.approx(together)
 
 
-def exact_diffusivity(mask: np.ndarray) -> float:
-    """D_rel along z of a small box with walls, from the linear system itself: half a voxel from each face outside."""
+def exact_diffusivity(conductivity: np.ndarray, spacing=(1.0, 1.0, 1.0), ends: float = 0.5) -> float:
+    """D_eff along z of a small box with walls, by elimination; the electrodes are ``ends`` voxels outside."""
     from scipy import sparse
 
-    n = int(mask.sum())
-    index = np.full(mask.shape, -1)
-    index[mask] = np.arange(n)
-    rows, columns = [], []
+    c = np.asarray(conductivity, dtype=float)
+    inside, n = c > 0, int((c > 0).sum())
+    index = np.full(c.shape, -1)
+    index[inside] = np.arange(n)
+    rows, columns, values = [], [], []
     for axis in range(3):
-        n_axis = mask.shape[axis]
-        a, b = (index.take(part, axis).ravel() for part in (range(n_axis - 1), range(1, n_axis)))
+        area = math.prod(spacing) / spacing[axis]
+        (a, b), (ca, cb) = (
+            [v.take(part, axis).ravel() for part in (range(c.shape[axis] - 1), range(1, c.shape[axis]))]
+            for v in (index, c)
+        )
         both = (a >= 0) & (b >= 0)
-        rows += [a[both], b[both]]
-        columns += [b[both], a[both]]
-    i, j = np.concatenate(rows), np.concatenate(columns)
-    links = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)).tocsr()
-    faces = np.zeros(n)
-    bottom, top = (index[:, :, z][mask[:, :, z]] for z in (0, -1))
-    source = np.zeros(n)
-    source[top] = 2.0
-    np.add.at(faces, np.concatenate([bottom, top]), 2.0)
+        a, b, ca, cb = a[both], b[both], ca[both], cb[both]
+        rows += [a, b]
+        columns += [b, a]
+        values += [area / spacing[axis] * 2 * ca * cb / (ca + cb)] * 2
+    ij = np.concatenate(rows), np.concatenate(columns)
+    links = sparse.coo_array((np.concatenate(values), ij), shape=(n, n)).tocsr()
+    faces, source = np.zeros(n), np.zeros(n)
+    to_face = spacing[0] * spacing[1] / (ends * spacing[2])
+    bottom, top = (index[:, :, z][inside[:, :, z]] for z in (0, -1))
+    faces[bottom] += to_face * c[:, :, 0][inside[:, :, 0]]
+    faces[top] += to_face * c[:, :, -1][inside[:, :, -1]]
+    source[top] = to_face * c[:, :, -1][inside[:, :, -1]]
     alone = np.asarray(links.sum(1)) + faces == 0
     system = sparse.diags_array(np.asarray(links.sum(1)) + faces + alone) - links
     field = sparse.linalg.spsolve(sparse.csc_array(system), source)
-    flux = 2 * field[bottom].sum()
-    return float(flux * mask.shape[2] / (mask.shape[0] * mask.shape[1]))
+    flux = (to_face * c[:, :, 0][inside[:, :, 0]] * field[bottom]).sum()
+    length, width = (c.shape[2] - 1 + 2 * ends) * spacing[2], c.shape[0] * spacing[0] * c.shape[1] * spacing[1]
+    return float(flux * length / width)
 
 
 @measured
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 0.5), (1, 1, 2), (1, 3, 5), (1e-9, 1e-9, 2e-9)], ids=str)
 @pytest.mark.parametrize("share", [0.6, 0.75])
-def test_the_solver_finds_the_solution_of_the_linear_system(share):
-    """Random voxels: an irregular network, solved here by elimination."""
+def test_the_solver_finds_the_solution_of_the_linear_system(share, spacing):
+    """Random voxels, cubic, flat or long: an irregular network, solved here by elimination."""
     labels = (np.random.default_rng(0).random((10, 10, 14)) < share).astype(np.uint8)
-    ms = Microstructure(labels)
+    ms = Microstructure(labels, spacing)
     (found,) = transport(ms, 1)
-    assert found.drel == pytest.approx(exact_diffusivity(metrics.clusters_through(ms, 1)), rel=0.01)
+    assert found.converged
+    assert found.drel == pytest.approx(exact_diffusivity(metrics.clusters_through(ms, 1), spacing), rel=0.01)
+
+
+@measured
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 2), (3, 1, 2)], ids=str)
+def test_several_phases_conduct_in_voxels_of_any_edges(spacing):
+    labels = np.random.default_rng(1).integers(0, 3, (8, 8, 10))
+    found = multiphase_transport(Microstructure(labels, spacing), {0: 0.0, 1: 1.0, 2: 0.1}, tolerance=1e-3)
+    exact = exact_diffusivity(np.array([0, 1, 0.1])[labels], spacing, ends=1.0)
+    assert found == pytest.approx(exact, rel=0.005)
+
+
+@measured
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (1, 1, 2)], ids=str)
+@pytest.mark.parametrize("periodic", [(True, True, False), (True, False, False), (False, True, False)], ids=str)
+def test_periodic_sides_wrap_each_for_itself(periodic, spacing):
+    """Two periods have the transport of one, whether its sides are even or odd."""
+    labels = (np.random.default_rng(2).random((7, 8, 9)) < 0.6).astype(np.uint8)
+    twice = np.tile(labels, [1 + p for p in periodic])
+    one, two = (transport(Microstructure(v, spacing, periodic=periodic), 1)[0] for v in (labels, twice))
+    walls = transport(Microstructure(labels, spacing), 1)[0]
+    assert one.converged and one.drel == pytest.approx(two.drel, rel=0.01) and one.drel > walls.drel * 1.01
+
+
+@measured
+def test_the_gate_and_the_solver_have_the_same_sides():
+    """A channel that leaves once by x and enters by the other side: it percolates where x wraps, and is solved so."""
+    labels = np.zeros((8, 6, 8), dtype=np.uint8)
+    for z in range(8):
+        labels[[(4 + z) % 8, (5 + z) % 8], :, z] = 1
+    for periodic in itertools.product((False, True), repeat=2):
+        (found,) = transport(Microstructure(labels, periodic=(*periodic, False)), 1)
+        assert found.percolates == periodic[0] and found.converged
+        assert found.tau < 10 if periodic[0] else found.drel == 0
+    (other,) = transport(Microstructure(labels, periodic=(True, True, False)), 1, solver="porespy")  # has walls only
+    assert not other.percolates and other.drel == 0
+
+
+@measured
+def test_what_has_not_converged_is_said():
+    labels = np.zeros((12, 12, 12), dtype=np.uint8)
+    labels[:, :, :5] = labels[:, :, 7:] = labels[6, 6, 5:7] = 1
+    with pytest.warns(UserWarning, match="1 of 2 structures did not converge"):
+        found = transport([Microstructure(labels), Microstructure(np.zeros((4, 4, 4)))], tolerance=1e-7, iterations=100)
+    assert not found[0].converged and found[1].converged
+
+
+@measured
+def test_one_layer_has_no_transport_across():
+    for solve in (transport, lambda ms: multiphase_transport(ms, {1: 1.0})):
+        with pytest.raises(InvalidArgument, match="two layers or more"):
+            solve(Microstructure(np.ones((4, 4, 1))))
 
 
 @measured
@@ -164,6 +226,7 @@ def test_two_solvers_agree(spinodal):
         ({"transport_axis": 3}, "transport_axis"),
         ({"solver": "puma"}, "unknown solver"),
         ({"tolerance": 0}, "tolerance"),
+        ({"iterations": 50}, "iterations"),
     ],
 )
 def test_transport_refuses(arguments, message):
