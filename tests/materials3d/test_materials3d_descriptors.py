@@ -293,6 +293,28 @@ def test_two_point_cluster_is_below_two_point_and_equal_for_one_cluster(layers):
     assert c2[0] == pytest.approx(0.5)
 
 
+def test_two_point_cluster_starts_at_the_fraction_however_many_clusters():
+    labels = np.zeros((32, 32, 32), dtype=np.uint8)
+    labels[::4, ::4, ::4] = 1  # 512 clusters of a voxel
+    curve = pores.two_point_cluster(Microstructure(labels), 1)
+    assert curve.values[0] == pytest.approx(1 / 64) and curve.values[1:] == pytest.approx(0, abs=1e-12)
+    assert (pores.two_point_cluster(Microstructure(labels), 7).values == 0).all()
+
+
+@pytest.mark.parametrize("small", [1, 4, 64])
+@pytest.mark.parametrize("periodic", [(False, False, False), (True, False, True)], ids=str)
+def test_two_point_cluster_is_the_sum_over_the_clusters(periodic, small, monkeypatch):
+    """Each counted alone as a phase of its own, whichever way pairs are counted here."""
+    monkeypatch.setattr(pores, "SMALL", small)
+    ms = Microstructure(np.random.default_rng(3).random((9, 8, 7)) < 0.3, (1, 1, 0.5), periodic=periodic)
+    labels, n = metrics.components(ms)
+    alone = [
+        metrics.two_point_correlation(Microstructure(labels == k, ms.spacing, periodic=periodic))
+        for k in range(1, n + 1)
+    ]
+    assert pores.two_point_cluster(ms).values == pytest.approx(sum(c.values for c in alone))
+
+
 def test_chords_of_layers_are_their_thickness(layers):
     curve = pores.chord_lengths(layers, 1, axis=2)
     assert curve.values[curve.r == 4] == 1 and curve.values.sum() == 1

@@ -62,9 +62,18 @@ def two_point_correlation(ms: Microstructure, phase: int = 1) -> Curve:
     ``r`` is the mean distance in a shell.
     """
     mask = torch.from_numpy(ms.mask(phase)).double()
-    padded = [n if p else 2 * n for n, p in zip(ms.shape, ms.periodic, strict=True)]
-    pairs = _autocorrelation(torch.ones_like(mask), padded)
-    hits = _autocorrelation(mask, padded)
+    return over_shells(_autocorrelation(mask, lag_shape(ms)), ms)
+
+
+def lag_shape(ms: Microstructure) -> list[int]:
+    """How many lags there are on each axis: an axis that is not periodic has them of both signs."""
+    return [n if p else 2 * n for n, p in zip(ms.shape, ms.periodic, strict=True)]
+
+
+def over_shells(hits: Tensor, ms: Microstructure) -> Curve:
+    """Counts of pairs by their lag, of ``lag_shape``, as a probability by distance: see ``two_point_correlation``."""
+    padded = lag_shape(ms)
+    pairs = _autocorrelation(torch.ones(ms.shape, dtype=torch.float64), padded)
     lags = [torch.fft.fftfreq(n, 1 / n).double() * d for n, d in zip(padded, ms.spacing, strict=True)]
     distance = torch.stack(torch.meshgrid(*lags, indexing="ij")).square().sum(0).sqrt()
     width = min(ms.spacing)

@@ -9,29 +9,55 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 
 from suffuse.errors import InvalidArgument, require
 
-from ..metrics import Curve, components, two_point_correlation
+from ..metrics import Curve, components, lag_shape, over_shells
 from ..microstructure import Microstructure
 
 __all__ = ["chord_lengths", "local_thickness", "pore_sizes", "two_point_cluster"]
 
+#: Voxels of a cluster up to which its pairs are counted one by one.
+SMALL = 64
+
 
 def two_point_cluster(ms: Microstructure, phase: int = 1) -> Curve:
-    """C2(r): the probability that two points at distance r lie in the same cluster of the phase; C2 <= S2.
+    """C2(r): the probability that two points at distance r lie in the same cluster of the phase; C2 <= S2, C2(0) = VF.
 
-    Clusters are few and large or many and small: S2 of each of the 64 largest, the rest being far below their S2.
+    Pairs in large clusters are counted by FFT in the cluster's bounding box, those in small ones directly.
     """
     labels, n = components(ms, phase)
-    if n == 0:
-        curve = two_point_correlation(ms, phase)
-        return Curve(curve.r, np.zeros_like(curve.values))
-    sizes = np.bincount(labels.ravel())[1:]
-    largest = np.argsort(sizes)[::-1][:64] + 1
-    curves = [two_point_correlation(_as_structure(ms, labels == k)) for k in largest]
-    return Curve(curves[0].r, np.sum([c.values for c in curves], axis=0))
+    hits = np.zeros(lag_shape(ms))
+    sizes = np.bincount(labels.ravel(), minlength=n + 1)
+    small = (sizes <= SMALL)[labels] & (labels > 0)
+    _count_directly(hits, np.argwhere(small), labels[small])
+    for k, box in enumerate(find_objects(labels), start=1):
+        if sizes[k] > SMALL:
+            _count_by_fft(hits, labels[box] == k)
+    return over_shells(torch.from_numpy(hits), ms)
+
+
+def _count_directly(hits: NDArray[np.float64], at: NDArray[np.int64], of: NDArray[np.int32]) -> None:
+    """Add the pairs of voxels ``at`` (n, 3) that have the same label ``of`` (n,) at their lags, both ways."""
+    order = np.argsort(of, kind="stable")
+    at, of = at[order], of[order]
+    hits[0, 0, 0] += len(of)
+    for step in range(1, SMALL):  # with its cluster's voxels in a row, each meets the one so many places ahead
+        same = of[step:] == of[:-step]
+        lag = (at[step:] - at[:-step])[same]
+        for d in (lag, -lag):
+            np.add.at(hits, tuple((d % hits.shape).T), 1)
+
+
+def _count_by_fft(hits: NDArray[np.float64], inside: NDArray[np.bool_]) -> None:
+    """Add the pairs of voxels of one cluster at their lags. Lags that exceed the box of all lags have wrapped."""
+    shape = [min(2 * n - 1, lags) for n, lags in zip(inside.shape, hits.shape, strict=True)]
+    pairs = np.fft.irfftn(np.abs(np.fft.rfftn(inside, shape, (0, 1, 2))) ** 2, shape, (0, 1, 2))
+    lags = [np.fft.fftfreq(n, 1 / n).astype(int) % of for n, of in zip(shape, hits.shape, strict=True)]
+    hits[np.ix_(*lags)] += np.round(pairs)
 
 
 def chord_lengths(ms: Microstructure, phase: int = 1, axis: int = 2) -> Curve:
@@ -68,10 +94,6 @@ def pore_sizes(ms: Microstructure, phase: int = 1, bins: int = 16) -> Curve:
     values = local_thickness(ms, phase)[ms.mask(phase)]
     counts, edges = np.histogram(values[values > 0], bins=bins)
     return Curve((edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1))
-
-
-def _as_structure(ms: Microstructure, mask: NDArray[np.bool_]) -> Microstructure:
-    return Microstructure(mask.astype(np.uint8), ms.spacing, ms.unit, ms.periodic)
 
 
 def _cubic(ms: Microstructure) -> float:
