@@ -6,8 +6,9 @@ import torch
 import suffuse
 from suffuse import Condition
 from suffuse.errors import InvalidArgument
-from suffuse_medical import ldm
+from suffuse_medical import ldm, unicon
 from suffuse_medical.ldm import AutoencoderObjective, WithDiscriminator
+from suffuse_medical.prior import fit_prior
 
 TINY = {"width": 8, "latent_channels": 2}
 PLAIN = AutoencoderObjective(adversarial_weight=0.0)
@@ -209,12 +210,104 @@ def test_volumes_with_a_rectified_flow_from_the_same_class(volumes):
     assert fitted.sample(1, steps=2, shape=(16, 8, 8)).shape == (1, 1, 16, 8, 8)
 
 
+# --- going on, and other machines -------------------------------------------------------------------------------
+
+QUICK = {"batch_size": 8, "device": "cpu", "progress": False}
+
+
+def test_both_stages_can_be_trained_for_longer(images, tmp_path):
+    """The length of the average and the adversary's start follow the number of steps; neither is another setting."""
+    for steps in (2, 5):
+        net = ldm.fit_autoencoder(images[:8], steps=steps, out=tmp_path / "a", **TINY, **QUICK)
+    for steps in (2, 120):
+        ldm.fit(images, net, channels=(8,), steps=steps, out=tmp_path / "b", **QUICK)
+
+
+def test_other_images_do_not_give_back_the_weights_of_the_first(images, tmp_path):
+    first = ldm.fit_autoencoder(images, steps=2, out=tmp_path, **TINY, **QUICK)
+    with pytest.raises(InvalidArgument, match="a run on other data"):
+        ldm.fit_autoencoder(images.flip(0), steps=2, out=tmp_path, **TINY, **QUICK)
+    second = ldm.fit_autoencoder(images.flip(0), steps=2, out=tmp_path, resume=False, **TINY, **QUICK)
+    assert not torch.equal(first.last_weight, second.last_weight)
+
+
+def test_small_images_get_a_discriminator_that_fits(volumes):
+    for x in (volumes, volumes[..., 0]):  # of 8 voxels along every axis
+        ldm.fit_autoencoder(x, factor=2, steps=1, **TINY, **QUICK)
+    net = ldm.fit_autoencoder(volumes[..., :4, :4, :4], factor=2, steps=1, objective=PLAIN, **TINY, **QUICK)
+    assert net.factor == 2
+    with pytest.raises(InvalidArgument, match="needs 6 voxels along every axis"):
+        ldm.fit_autoencoder(volumes[..., :4], factor=2, steps=1, **TINY, **QUICK)
+
+
+def test_null_values_go_to_the_latents_with_their_maps(model, asked):
+    nulls = {"level": torch.full((1, 3), 2.0), "side": torch.full((1, 16, 16), -1.0)}
+    inside = model[0].latent_condition(Condition(asked.tokens, asked.maps, nulls=nulls))
+    torch.testing.assert_close(inside.nulls["side"], torch.full((1, 4, 4), -1.0))
+    assert torch.equal(inside.nulls["level"], nulls["level"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_autoencoder_on_a_gpu_gives_a_model_on_it(images, autoencoder):
+    try:
+        fitted = ldm.fit(images, autoencoder.cuda(), channels=(8,), steps=1, batch_size=8, device="cpu", progress=False)
+        assert {p.device.type for p in fitted.parameters()} == {"cuda"}
+        assert fitted.sample(1, steps=2).shape == (1, 1, 16, 16)
+    finally:
+        autoencoder.cpu()
+
+
+def test_monai_tensors_leave_their_history_outside(images, autoencoder, model):
+    from monai.data import MetaTensor
+
+    traced = MetaTensor(images[:2])
+    for tensor in (
+        autoencoder.encode(traced),
+        model[0].encode(traced),
+        model[0].decode(MetaTensor(torch.zeros(1, 2, 4, 4))),
+    ):
+        assert type(tensor) is torch.Tensor
+    assert type(autoencoder.check(traced)) is torch.Tensor
+
+
+@pytest.mark.parametrize("change", ["nan", "size"])
+def test_every_model_of_images_says_what_is_wrong_with_them(change):
+    images = torch.rand(8, 1, 27, 27) if change == "size" else torch.full((8, 1, 16, 16), torch.nan)
+    message = r"size \(27, 27\), not a multiple of" if change == "size" else "NaN or infinite voxels"
+    layout = torch.ones(8, 2, *images.shape[2:])
+    for fit in (fit_prior, ldm.fit, lambda x, **options: unicon.fit(x, layout, **options)):
+        with pytest.raises(InvalidArgument, match=message):
+            fit(images, channels=(8, 16), steps=1, batch_size=2, device="cpu", progress=False)
+
+
+def test_a_prior_takes_floating_images_of_any_width_and_no_others(tmp_path):
+    x = torch.rand(8, 1, 8, 8) * 2 - 1
+    options = {"channels": (8,), "batch_size": 2, "device": "cpu", "progress": False}
+    for dtype in (torch.float64, torch.float16):
+        assert next(fit_prior(x.to(dtype), steps=1, **options).parameters()).dtype == torch.float32
+    for wrong, message in ((x.byte(), "floating point, got torch.uint8"), (x[:0], "empty|got \\(0, 1, 8, 8\\)")):
+        with pytest.raises(InvalidArgument, match=message):
+            fit_prior(wrong, steps=1, **options)
+    for steps in (2, 120):
+        fit_prior(x, steps=steps, out=tmp_path, **options)
+    with pytest.raises(InvalidArgument, match="a run on other data"):
+        fit_prior(-x, steps=120, out=tmp_path, **options)
+    fit_prior(-x, steps=1, out=tmp_path, resume=False, **options)
+
+
 def test_one_clear_error_each(images, autoencoder, asked, model):
     for call, message in (
         (lambda: ldm.make_autoencoder(images, "gan"), "'kl' or 'vq'"),
         (lambda: ldm.make_autoencoder(images, factor=3), "factor must be"),
         (lambda: ldm.make_autoencoder(images[..., :15], **TINY), "cannot be divided by factor=4"),
         (lambda: autoencoder.encode(images[0]), "images must be"),
+        (
+            lambda: ldm.fit(torch.rand(8, 1, 28, 28), progress=False),
+            r"size \(28, 28\), not a multiple of factor=4 \* 2 \^ \(levels - 1\) = 8",
+        ),
+        (lambda: ldm.fit(images * torch.nan, autoencoder, progress=False), "images has NaN"),
+        (lambda: ldm.fit(images[:0], autoencoder, progress=False), "images is empty"),
+        (lambda: ldm.fit(images.byte(), autoencoder, progress=False), "must be floating point, got torch.uint8"),
         (lambda: ldm.fit(images.new_zeros(4, 1, 16, 16, 16), autoencoder, progress=False), "images must be"),
         (lambda: model[0].sample(3, cond=asked[:2]), "batch size of cond"),
         (lambda: model[0].sample(cond=asked[:1], shape=(10, 16)), "multiples of 4"),

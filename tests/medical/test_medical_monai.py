@@ -11,7 +11,7 @@ import suffuse
 from suffuse import Condition
 from suffuse.errors import InvalidArgument
 from suffuse.schedules import DiscreteBetas, RectifiedFlow
-from suffuse_medical.nets import MonaiDenoiser, MonaiNetwork, schedule_of
+from suffuse_medical.nets import MonaiDenoiser, MonaiNetwork, direct_unet, schedule_of
 
 MEAN, STD = 0.3, 0.2
 
@@ -227,6 +227,67 @@ def test_spade_and_controlnet():
     torch.testing.assert_close(off(x, 0.5, cond), plain(x, 0.5))
     with pytest.raises(InvalidArgument, match="controlnet"):
         plain(x, 0.5, cond)
+
+
+ONE_HOT = torch.eye(3)[[0, 2]][:, None]
+
+
+@pytest.mark.parametrize(
+    ("network", "cond", "message"),
+    [
+        (
+            {},
+            Condition(maps={"foo": torch.zeros(2, 2, 8, 8)}),
+            r"maps \{'foo': .* do not make up the in_channels=1",
+        ),
+        ({"in_channels": 3}, Condition(maps={"a": torch.zeros(2, 2, 4, 8)}), "do not make up the in_channels=3"),
+        ({}, Condition(tokens={"foo": torch.zeros(2, 1, 4)}), r"gives \['tokens to attend to'\].* it has \['foo'\]"),
+        ({}, Condition(maps={"seg": torch.zeros(2, 3, 8, 8)}), r"gives \['seg'\]"),
+        ({}, Condition(tokens={"class": ONE_HOT}), r"gives \['class'\]"),
+        ({"label_nc": 3}, None, r"lacks \['seg'\]"),
+        ({"label_nc": 3}, Condition(maps={"seg": torch.zeros(2, 3, 8, 4)}), "'seg' must have 3 channels and the size"),
+        ({"label_nc": 3}, Condition(maps={"seg": torch.zeros(2, 2, 8, 8)}), "'seg' must have 3 channels and the size"),
+        ({"num_class_embeds": 3}, None, r"lacks \['class'\]"),
+        ({"num_class_embeds": 2}, Condition(tokens={"class": ONE_HOT}), "has 3 classes, the network 2"),
+        ({"with_conditioning": True, "cross_attention_dim": 5}, None, r"lacks \['tokens to attend to'\]"),
+        (
+            {"with_conditioning": True, "cross_attention_dim": 5},
+            Condition(tokens={"a": torch.zeros(2, 1, 5), "b": torch.zeros(2, 1, 4)}),
+            "widths {'a': 5, 'b': 4}, the network's cross_attention_dim is 5",
+        ),
+    ],
+)
+def test_a_condition_that_does_not_fit_the_network_is_named(network, cond, message):
+    kind = "SPADEDiffusionModelUNet" if "label_nc" in network else "DiffusionModelUNet"
+    denoiser = MonaiDenoiser(make(kind, attention=True, out_channels=1, **network), DiscreteBetas.linear())
+    with pytest.raises(InvalidArgument, match=message):
+        denoiser(torch.randn(2, 1, 8, 8), 0.5, cond)
+
+
+def test_a_size_that_cannot_be_halved_is_named():
+    unet = suffuse.nets.MonaiUNet(2, 1, attention_levels=[False, False], **SMALL)
+    denoiser = MonaiDenoiser(make(out_channels=1), DiscreteBetas.linear())
+    for call in (lambda x: denoiser(x, 0.5), lambda x: unet(x, torch.zeros(1)), direct_unet(1, 1, (8, 16), factor=1)):
+        with pytest.raises(InvalidArgument, match=r"size \(7, 8\), not a multiple of .* = 2 along every axis"):
+            call(torch.randn(1, 1, 7, 8))
+
+
+def test_no_class_is_the_entry_behind_the_last():
+    """So that a model of classes can be trained with dropout, and guided."""
+    network = make(out_channels=1, num_class_embeds=4)
+    denoiser = MonaiDenoiser(network, DiscreteBetas.linear())
+    x, cond = torch.randn(2, 1, 8, 8), Condition(tokens={"class": ONE_HOT})
+    level = denoiser.schedule.level(0.5)
+    with torch.no_grad():
+        none = network(x, timesteps=torch.full((2,), 499.0), class_labels=torch.tensor([3, 3]))
+        torch.testing.assert_close(denoiser(x, 0.5, cond.null()), (x - level.sigma * none) / level.alpha)
+    data, asked = torch.randn(8, 1, 8, 8), Condition(tokens={"class": torch.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]][:, None]})
+    options = {"cond": asked, "steps": 2, "batch_size": 8, "progress": False, "accelerator": "cpu"}
+    suffuse.training.fit(denoiser, data, **options)
+    guided = suffuse.guidance.ClassifierFree(denoiser, 2.0)
+    assert suffuse.samplers.DDIM(steps=2)(guided, (2, 1, 8, 8), cond=cond).shape == (2, 1, 8, 8)
+    with pytest.raises(InvalidArgument, match="num_class_embeds=4, or train with cond_dropout=0"):
+        MonaiDenoiser(make(out_channels=1, num_class_embeds=3), DiscreteBetas.linear())(x, 0.5, cond.null())
 
 
 def test_trains_saves_and_samples(tmp_path):

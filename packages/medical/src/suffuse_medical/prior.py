@@ -23,6 +23,7 @@ from suffuse.training import DenoisingObjective
 from suffuse.training.times import TimeSampler
 
 from . import training
+from .data.geometry import plain
 from .nets import ESTIMATE, SMALL, GaussianPart, ResidualDenoiser, SubpixelUNet, gaussian_part, unet_settings
 from .noise import CoarseNoise, SimplexNoise, Whitened
 from .prediction import check_images
@@ -73,6 +74,7 @@ def slice_denoiser(
 ) -> SliceDenoiser:
     """An untrained denoiser for images (N, C, H, W); H and W must be multiples of ``factor * 2 ** (levels - 1)``."""
     check_images(images)
+    images = training.ready(images)
     family = NOISES.get(noise)  # none for white noise; an unknown one is refused by SliceDenoiser
     gaussian = gaussian_part(images, rank, None if family is None else family.spectrum(images.shape[2:]))
     arguments = unet_settings(channels)
@@ -110,6 +112,7 @@ def fit_prior(
     ema_decay: float | None = None,
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -123,9 +126,11 @@ def fit_prior(
         factor: the UNet works on a grid this much coarser, see ``nets.SubpixelUNet``.
         rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
         time: which noise levels; default :func:`training.levels`.
+        resume: go on with the run in ``out``, if there is one; False starts afresh.
         precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
     """
     check_images(images)
+    images = training.ready(images)
     torch.manual_seed(seed)
     widths = {} if cond is None else {name: value.shape[1] for name, value in cond.maps.items()}
     tokens = {} if cond is None else {name: value.shape[2] for name, value in cond.tokens.items()}
@@ -144,6 +149,7 @@ def fit_prior(
         ema_decay=ema_decay,
         out=out,
         metadata=metadata,
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,
@@ -162,6 +168,7 @@ def gaussian_prior(images: Tensor, *, noise: CoarseNoise | None = None, ridge: f
         ridge: variance added in every direction, relative to the mean variance of a voxel.
     """
     check_images(images)
+    images = plain(images)
     x = images.double() if noise is None else noise.colour(images.double(), inverse=True)
     mean, cov = moments(x, ridge)
     gaussian = GaussianDenoiser(mean, cov, EDM(0.002, 80.0))

@@ -22,11 +22,14 @@ from torch import Tensor, nn
 
 import suffuse
 from suffuse import Condition
+from suffuse.errors import InvalidArgument
 from suffuse.schedules import EDM
 from suffuse.training import LogNormalKappa
 from suffuse.training.objective import Objective
 
-__all__ = ["accelerator", "levels", "schedule", "train", "train_directly"]
+from .data.geometry import plain
+
+__all__ = ["accelerator", "levels", "ready", "schedule", "torch_device", "train", "train_directly"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,6 +49,28 @@ def accelerator(device: str) -> str:
     return {"cuda": "gpu"}.get(device.partition(":")[0], device)
 
 
+def torch_device(device: str) -> torch.device:
+    """The torch device of such a name; ``"auto"`` is the best there is, as for Lightning."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+
+
+def ready(images: Tensor, name: str = "images") -> Tensor:
+    """Images to train on, (N, C, *spatial), as a plain tensor in float32.
+
+    Raises:
+        InvalidArgument: for no images, whole numbers, and voxels that are NaN or infinite.
+    """
+    if not len(images):
+        raise InvalidArgument(f"{name} is empty; give at least one image (N, C, *spatial)")
+    if not images.is_floating_point():
+        raise InvalidArgument(f"{name} must be floating point, got {images.dtype}; scale to [-1, 1] first")
+    if not bool(torch.isfinite(images).all()):
+        raise InvalidArgument(f"{name} has NaN or infinite voxels; mask or fill them first")
+    return plain(images).float()
+
+
 def train(
     model: M,
     data: Any,
@@ -58,6 +83,7 @@ def train(
     ema_decay: float | None = None,
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int,
     device: str,
     precision: str = "32-true",
@@ -66,7 +92,7 @@ def train(
     """:func:`suffuse.training.fit` on a torch device, weights averaged over about its last twentieth."""
     return suffuse.training.fit(
         model,
-        data,
+        plain(data) if isinstance(data, Tensor) else data,
         cond=cond,
         objective=objective,
         steps=steps,
@@ -75,6 +101,7 @@ def train(
         ema_decay=min(0.999, 1 - 20 / max(steps, 100)) if ema_decay is None else ema_decay,
         out=out,
         metadata=metadata,
+        resume=resume,
         seed=seed,
         accelerator=accelerator(device),
         precision=precision,

@@ -7,7 +7,7 @@ onto the input channels; condition tokens become the cross-attention context.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,15 @@ from ..hub import serializable
 from .conditioning import MapEncoder, TokenEncoder, no_stray
 
 __all__ = ["DiffusersUNet", "MonaiUNet"]
+
+
+def check_size(spatial: Sequence[int], multiple: int, why: str = "2 ^ (levels - 1)") -> None:
+    """Raise InvalidArgument unless a UNet, which halves sizes at each level but the last, gets them back."""
+    if any(size % multiple for size in spatial):
+        raise InvalidArgument(
+            f"x has size {tuple(spatial)}, not a multiple of {why} = {multiple} along every axis; pad or crop it, or "
+            f"give the UNet fewer levels of channels"
+        )
 
 
 def timestep(c_noise: Tensor) -> Tensor:
@@ -60,9 +69,11 @@ class MonaiUNet(nn.Module):
             out_channels=in_channels,
             **kwargs,
         )
+        self.multiple = 2 ** (len(self.unet.down_blocks) - 1)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         no_stray(cond, self.tokens.widths if self.tokens is not None else {}, self.maps.widths)
+        check_size(x.shape[2:], self.multiple)
         context = None if self.tokens is None else self.tokens(cond, len(x))
         return self.unet(self.maps(x, cond), timestep(c_noise), context=context)
 

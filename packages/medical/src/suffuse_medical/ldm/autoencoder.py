@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 
+from ..data.geometry import plain
+
 __all__ = ["Autoencoder", "Coded", "KLAutoencoder", "VQAutoencoder", "make_autoencoder"]
+
+#: How much each edge shrinks, unless told otherwise.
+FACTOR = 4
 
 
 class Coded(NamedTuple):
@@ -63,10 +68,10 @@ class Autoencoder(nn.Module, ABC):
     def encode_all(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Latents of a whole data set, a batch at a time; they stay on the device of the network."""
         device = next(self.parameters()).device
-        return torch.cat([self.encode(part.to(device)) for part in images.split(batch_size)])
+        return torch.cat([self.encode(part.to(device)) for part in plain(images).split(batch_size)])
 
-    def check(self, x: Tensor) -> None:
-        """Raise InvalidArgument unless x is a batch of images that this autoencoder can halve often enough."""
+    def check(self, x: Tensor) -> Tensor:
+        """x as a plain tensor; InvalidArgument unless it is a batch of images that can be halved often enough."""
         if x.ndim != self.spatial_dims + 2 or x.shape[1] != self.in_channels:
             axes = ", ".join("HWD"[: self.spatial_dims])
             raise InvalidArgument(f"images must be (B, {self.in_channels}, {axes}), got {tuple(x.shape)}")
@@ -74,6 +79,7 @@ class Autoencoder(nn.Module, ABC):
             raise InvalidArgument(
                 f"images of size {tuple(x.shape[2:])} cannot be divided by factor={self.factor}; pad or crop them"
             )
+        return plain(x)
 
 
 @serializable
@@ -109,15 +115,14 @@ class KLAutoencoder(Autoencoder):
         self.factor = 2 ** (len(channels) - 1)
 
     def encode(self, x: Tensor) -> Tensor:
-        self.check(x)
-        return self.net.encode(x)[0]
+        return self.net.encode(self.check(x))[0]
 
     def decode(self, z: Tensor) -> Tensor:
         return self.net.decode(z)
 
     def code(self, x: Tensor, generator: torch.Generator | None = None) -> Coded:
         """The penalty is KL(N(mu, s^2) || N(0, 1)), summed over the latent and divided by the entries of x."""
-        self.check(x)
+        x = self.check(x)
         mean, std = self.net.encode(x)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum()
@@ -172,15 +177,13 @@ class VQAutoencoder(Autoencoder):
 
     def encode(self, x: Tensor) -> Tensor:
         """e(x), before quantisation: its values are continuous, and diffusion needs that."""
-        self.check(x)
-        return self.net.encode(x)
+        return self.net.encode(self.check(x))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.net.decode_stage_2_outputs(z)
 
     def code(self, x: Tensor, generator: torch.Generator | None = None) -> Coded:
-        self.check(x)
-        return Coded(*self.net(x))
+        return Coded(*self.net(self.check(x)))
 
     @property
     def last_weight(self) -> nn.Parameter:
@@ -193,7 +196,7 @@ def _last_convolution(decoder: nn.Module) -> nn.Module:
 
 
 def make_autoencoder(
-    images: Tensor, kind: str = "kl", *, factor: int = 4, width: int = 32, latent_channels: int = 3, **kwargs: Any
+    images: Tensor, kind: str = "kl", *, factor: int = FACTOR, width: int = 32, latent_channels: int = 3, **kwargs: Any
 ) -> Autoencoder:
     """An untrained autoencoder for images (N, C, H, W) or (N, C, H, W, D).
 

@@ -23,20 +23,24 @@ from suffuse import Condition, NetworkDenoiser
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
+from suffuse.nets.unets import check_size
 from suffuse.samplers import DPMSolverPP, Sampler
 from suffuse.schedules import DiscreteBetas, RectifiedFlow, Schedule
 from suffuse.training import DenoisingObjective, UniformTime
 
 from .. import training
+from ..data.geometry import plain
 from ..nets import ESTIMATE, SMALL, ResidualDenoiser, gaussian_part, unet_settings
-from .autoencoder import Autoencoder, make_autoencoder
-from .losses import AutoencoderObjective, WithDiscriminator
+from .autoencoder import FACTOR, Autoencoder, make_autoencoder
+from .losses import AutoencoderObjective, WithDiscriminator, layers_for
 
 __all__ = ["PUBLISHED", "LatentDiffusion", "fit", "fit_autoencoder", "rectified_flow"]
 
 PUBLISHED = DiscreteBetas.scaled_linear(0.0015, 0.0195)
-"""The schedule of the paper and of MONAI's ``scaled_linear_beta``. It keeps 7% of the data at t = 1, which is why it
-is not the default here: Lin et al. (2023), arXiv:2305.08891."""
+"""The schedule of the paper and of MONAI's ``scaled_linear_beta``: at t = 1 its alpha is 0.012. (That of Stable
+Diffusion, which ends at beta = 0.012, is 0.07, and its samples never get quite dark or bright: Lin et al. (2023),
+arXiv:2305.08891.) It is not the default here as it does not know the data: :func:`training.schedule` does, and spends
+the network on the levels at which images take shape."""
 
 
 def rectified_flow(spatial_shape: Sequence[int]) -> RectifiedFlow:
@@ -82,7 +86,7 @@ class LatentDiffusion(nn.Module):
     def decode(self, latents: Tensor, batch_size: int = 64) -> Tensor:
         """The images of latents of variance one."""
         device = next(self.autoencoder.parameters()).device
-        parts = (latents * self.latent_scale).split(batch_size)
+        parts = (plain(latents) * self.latent_scale).split(batch_size)
         return torch.cat([self.autoencoder.decode(part.to(device)) for part in parts])
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -91,16 +95,21 @@ class LatentDiffusion(nn.Module):
 
     def latent_condition(self, cond: Condition) -> Condition:
         """The condition with its maps on the latent grid; sets of images (B, n, C, *spatial) stay as they are."""
-        maps = {}
-        for name, value in cond.maps.items():
-            if name in self.encoded:
-                maps[name] = self.encode(value)
-            elif value.ndim != self.autoencoder.spatial_dims + 2:
-                maps[name] = value  # a set of images, not a map of this one
-            else:
-                size = [n // self.autoencoder.factor for n in value.shape[2:]]
-                maps[name] = F.interpolate(value, size=size, mode="area")
-        return Condition(cond.tokens, maps, cond.masks)
+        maps = {name: self._on_latents(name, value) for name, value in cond.maps.items()}
+        nulls = {
+            name: self._on_latents(name, value[None])[0] if name in maps else value
+            for name, value in cond.nulls.items()
+        }
+        return Condition(cond.tokens, maps, cond.masks, nulls)
+
+    def _on_latents(self, name: str, value: Tensor) -> Tensor:
+        """A condition map (B, C, *spatial) on the latent grid, on its own device."""
+        if name in self.encoded:
+            return self.encode(value).to(value.device)
+        if value.ndim != self.autoencoder.spatial_dims + 2:
+            return value  # a set of images, not a map of this one
+        size = [n // self.autoencoder.factor for n in value.shape[2:]]
+        return F.interpolate(plain(value), size=size, mode="area")
 
     @torch.no_grad()
     def sample(
@@ -136,7 +145,7 @@ class LatentDiffusion(nn.Module):
             raise InvalidArgument(
                 f"shape must be {self.autoencoder.spatial_dims} multiples of {self.autoencoder.factor}, got {shape}"
             )
-        device = next(self.parameters()).device
+        device = next(self.denoiser.parameters()).device
         sampler = DPMSolverPP(steps=steps) if sampler is None else sampler
         denoiser: suffuse.Denoiser = self.denoiser
         if guidance_scale != 1.0:
@@ -162,7 +171,7 @@ def fit_autoencoder(
     images: Tensor,
     kind: str = "kl",
     *,
-    factor: int = 4,
+    factor: int = FACTOR,
     latent_channels: int = 3,
     width: int = 32,
     steps: int = 1000,
@@ -172,6 +181,7 @@ def fit_autoencoder(
     discriminator_width: int = 16,
     discriminator_layers: int = 2,
     out: Path | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -180,9 +190,11 @@ def fit_autoencoder(
 ) -> Autoencoder:
     """Train stage 1 on images (N, C, *spatial) in [-1, 1]; further arguments as of :func:`make_autoencoder`.
 
-    The objective is the paper's for either kind, with the adversary from half of the run on. What was used is in the
-    folder ``out``, with the training state.
+    The objective is the paper's for either kind, with the adversary from half of the run on; it has fewer layers than
+    ``discriminator_layers`` where images are too small for so many. What was used is in the folder ``out``, with the
+    training state, from which a run goes on unless ``resume`` is False.
     """
+    images = training.ready(images)
     if objective is None:
         weights = {"kl": (1e-6, 0.5), "vq": (1.0, 0.75)}.get(kind, (1.0, 0.5))
         objective = AutoencoderObjective(
@@ -190,15 +202,19 @@ def fit_autoencoder(
         )
     torch.manual_seed(seed)
     net = make_autoencoder(images, kind, factor=factor, width=width, latent_channels=latent_channels, **kwargs)
+    layers = discriminator_layers
+    if objective.adversarial_weight:
+        layers = layers_for(images.shape[2:], layers)
     trained = training.train(
-        WithDiscriminator(net, discriminator_width, discriminator_layers),
+        WithDiscriminator(net, discriminator_width, layers),
         images,
         steps=steps,
         batch_size=batch_size,
         lr=lr,
         objective=objective,
         out=out,
-        metadata={"objective": repr(objective)},
+        metadata={"objective": repr(objective), "adversarial_start": objective.adversarial_start},
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,
@@ -223,6 +239,7 @@ def fit(
     objective: DenoisingObjective | None = None,
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -241,18 +258,27 @@ def fit(
             :func:`rectified_flow` is MAISI's (with ``prediction_type="flow_prediction"``), both with uniform times.
         rank: of the Gaussian of latents that the network starts from, see ``nets.gaussian_part``; only with
             ``prediction_type="v_prediction"``.
-        channels: of the UNet, one width per level; the latent must be divisible by 2 ^ (levels - 1).
+        channels: of the UNet, one width per level; sizes of images must be multiples of factor * 2 ^ (levels - 1).
         precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
-        out: folder; stage 2's state and the finished model go there, stage 1's state in ``stage1`` below it.
+        out: folder; the finished model goes there, the states of both stages in ``stage1`` and ``stage2`` below it.
+        resume: go on with the runs in ``out``, if there are some; False starts afresh.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
+
+    Returns:
+        the model, where the autoencoder was, or on the CPU.
     """
+    images = training.ready(images)
+    if autoencoder is not None:
+        autoencoder.check(images[:1])
+    factor = FACTOR if autoencoder is None else autoencoder.factor  # sizes are checked before stage 1 is trained
+    check_size(images.shape[2:], factor * 2 ** (len(channels) - 1), f"factor={factor} * 2 ^ (levels - 1)")
     if autoencoder is None:
         autoencoder = fit_autoencoder(
-            images, steps=steps, out=None if out is None else Path(out) / "stage1", seed=seed, device=device,
-            precision=precision, progress=progress,
+            images, steps=steps, out=None if out is None else Path(out) / "stage1", resume=resume, seed=seed,
+            device=device, precision=precision, progress=progress,
         )  # fmt: skip
-    autoencoder = autoencoder.eval()
-    autoencoder.check(images[:1])
+    home = next(autoencoder.parameters()).device
+    autoencoder = autoencoder.eval().to(training.torch_device(device))
     latents = autoencoder.encode_all(images).cpu()
     scale = float(latents.std())
     torch.manual_seed(seed)
@@ -273,6 +299,7 @@ def fit(
     time = UniformTime() if schedule else training.levels(denoiser.data_std)
     model = LatentDiffusion(autoencoder, denoiser, scale, images.shape[2:], encoded)
     inside = None if cond is None else model.latent_condition(cond).to("cpu")
+    autoencoder.to(home)
     model.denoiser = training.train(
         denoiser,
         latents / scale,
@@ -282,6 +309,7 @@ def fit(
         lr=lr,
         objective=objective or DenoisingObjective(time=time, cond_dropout=0.1 if cond is not None else 0.0),
         out=None if out is None else Path(out) / "stage2",
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,
@@ -289,4 +317,4 @@ def fit(
     )
     if out is not None:
         model.save(out, metadata)
-    return model.eval()
+    return model.to(home).eval()

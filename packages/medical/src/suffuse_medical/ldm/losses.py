@@ -17,7 +17,8 @@ discriminator's term the images are. So stage 1 runs on the trainer of every den
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -69,6 +70,22 @@ def _network(name: str, spatial_dims: int, device: str) -> nn.Module:
         ) from error
 
 
+def layers_for(spatial: Sequence[int], wanted: int) -> int:
+    """How many of the wanted layers of a patch discriminator leave something of images of this size.
+
+    Its convolutions have kernels of 4 and borders of 1. The first, and all of its layers but the last, halve the size;
+    the last layer and the output take one voxel each.
+    """
+    smallest = min(spatial)
+    for layers in range(wanted, 0, -1):
+        if smallest // 2**layers >= 3:
+            return layers
+    raise InvalidArgument(
+        f"images of size {tuple(spatial)} are too small for a discriminator, which needs 6 voxels along every axis; "
+        f"train without one, by an objective with adversarial_weight=0"
+    )
+
+
 @serializable
 class WithDiscriminator(nn.Module):
     """An autoencoder, its discriminator and the learned scalar s: what stage 1 trains.
@@ -116,7 +133,8 @@ class AutoencoderObjective:
     perceptual_weight: float = 1.0
     penalty_weight: float = 1e-6
     adversarial_weight: float = 0.5
-    adversarial_start: int = 1000
+    #: Not in ``repr``, by which runs tell their settings apart: it is set by the length of the run, which may grow.
+    adversarial_start: int = field(default=1000, repr=False)
 
     def __post_init__(self) -> None:
         if min(self.perceptual_weight, self.penalty_weight, self.adversarial_weight, self.adversarial_start) < 0:

@@ -189,6 +189,8 @@ def gaussian_part(images: Tensor, rank: int | None, spectrum: Tensor | None = No
     """
     if rank is not None and rank < 0:
         raise InvalidArgument(f"rank must not be negative, got {rank}; 0 is a mean without directions")
+    if not bool(torch.isfinite(images).all()):
+        raise InvalidArgument("images have NaN or infinite voxels; mask or fill them first")
     if rank is None:
         return GaussianPart((images.shape[1], *(1,) * (images.ndim - 2))).fit(images)
     rank = min(rank, len(images) // 8, images[0].numel() // 2)

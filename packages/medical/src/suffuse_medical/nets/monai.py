@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from suffuse import Condition, NetworkDenoiser
 from suffuse.errors import InvalidArgument, unknown
 from suffuse.hub import serializable
+from suffuse.nets.unets import check_size
 from suffuse.schedules import DiscreteBetas, Level, RectifiedFlow, Scalar, Schedule
 
 __all__ = ["MonaiDenoiser", "MonaiNetwork", "schedule_of"]
@@ -73,6 +74,7 @@ class MonaiNetwork(nn.Module):
         if bad := [c for c in kwargs.get("channels", ()) if c % groups]:
             raise InvalidArgument(f"channels {bad} are not multiples of norm_num_groups={groups}; change one of them")
         self.network = getattr(nets, kind)(**kwargs)
+        self.cross_attention_dim = kwargs.get("cross_attention_dim")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)
@@ -94,7 +96,10 @@ class MonaiDenoiser(NetworkDenoiser):
     Conditions: the map ``"seg"`` (one-hot, image size) goes to SPADE, the map ``"control"`` to the ControlNet, other
     maps are stacked onto x; the token ``"class"`` (B, 1, C), one-hot, gives the class label, other tokens lie side by
     side in the cross-attention context. What is masked is zero, or the condition's null value: for a model trained with
-    MONAI's ``cfg_fill_value``, give that as the null.
+    MONAI's ``cfg_fill_value``, give that as the null. No class is the entry behind the C classes, for which a network
+    needs ``num_class_embeds`` = C + 1; without, train with ``DenoisingObjective(cond_dropout=0)``.
+
+    A condition that the network has no place for, and one that it needs and does not get, is an InvalidArgument.
     """
 
     def __init__(
@@ -154,19 +159,17 @@ class MonaiDenoiser(NetworkDenoiser):
 
     def _output(self, x: Tensor, timesteps: Tensor, cond: Condition | None) -> Tensor:
         values = {} if cond is None else _given(cond, x)
+        given = {name: values.pop(name, None) for name in (SEGMENTATION, CONTROL, CLASS)}
+        tokens = {name: values.pop(name) for name in list(values) if cond is not None and name in cond.tokens}
+        self._check(x, given, tokens, values)
         options: dict[str, Any] = {}
-        seg, control, label = (values.pop(name, None) for name in (SEGMENTATION, CONTROL, CLASS))
+        label, control = given[CLASS], given[CONTROL]
         if label is not None:
             assert cond is not None
-            if not bool(cond.masks[CLASS].all()):
-                raise InvalidArgument("the token 'class' is masked, and MONAI's class embedding has no entry for that")
-            options["class_labels"] = label[:, 0].argmax(-1)
-        tokens = [values.pop(name) for name in list(values) if cond is not None and name in cond.tokens]
+            options["class_labels"] = self._labels(label, cond.masks[CLASS].to(x.device))
         if tokens:
-            options["context"] = torch.cat(tokens, dim=1)
+            options["context"] = torch.cat(list(tokens.values()), dim=1)
         stacked = torch.cat([x, *values.values()], dim=1)
-        if (control is None) != (self.controlnet is None):
-            raise InvalidArgument("the condition map 'control' and a controlnet belong together; give both or neither")
         residuals: dict[str, Any] = {}
         if self.controlnet is not None:
             down, mid = self.controlnet(
@@ -177,9 +180,63 @@ class MonaiDenoiser(NetworkDenoiser):
                 **options,
             )
             residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-        if seg is not None:
-            options["seg"] = seg
+        if given[SEGMENTATION] is not None:
+            options["seg"] = given[SEGMENTATION]
         return self.backbone(stacked, timesteps=timesteps, **options, **residuals)
+
+    def _labels(self, label: Tensor, given: Tensor) -> Tensor:
+        """Class labels (B,) of one-hot tokens (B, 1, C); rows without a class get the entry behind the last."""
+        classes, entries = label.shape[2], self._fact("num_class_embeds")
+        if entries is not None and classes < entries:
+            return torch.where(given[:, 0], label[:, 0].argmax(-1), classes)
+        if not bool(given.all()):
+            raise InvalidArgument(
+                f"the token 'class' is masked, and MONAI's class embedding of {entries} entries has none for no class; "
+                f"build the network with num_class_embeds={classes + 1}, or train with cond_dropout=0"
+            )
+        return label[:, 0].argmax(-1)
+
+    def _fact(self, name: str) -> Any:
+        """An attribute of MONAI's network; None for a network that does not have it."""
+        return getattr(getattr(self.backbone, "network", self.backbone), name, None)
+
+    def _check(
+        self, x: Tensor, given: Mapping[str, Tensor | None], tokens: Mapping[str, Tensor], maps: Mapping[str, Tensor]
+    ) -> None:
+        """Raise InvalidArgument for what MONAI's network would stumble over, or silently put up with."""
+        seg, label = given[SEGMENTATION], given[CLASS]
+        if (given[CONTROL] is None) != (self.controlnet is None):
+            raise InvalidArgument("the condition map 'control' and a controlnet belong together; give both or neither")
+        if self._fact("down_blocks") is None:
+            return  # not one of MONAI's
+        check_size(x.shape[2:], 2 ** (len(self._fact("down_blocks")) - 1))
+        classes, labels, channels = (self._fact(name) for name in ("num_class_embeds", "label_nc", "in_channels"))
+        needs = {CLASS: classes is not None, SEGMENTATION: labels is not None}
+        needs["tokens to attend to"] = self._fact("with_conditioning")
+        has = {CLASS: label is not None, SEGMENTATION: seg is not None, "tokens to attend to": bool(tokens)}
+        if missing := [name for name in needs if needs[name] and not has[name]]:
+            raise InvalidArgument(f"cond lacks {missing}, which the network was built with")
+        if stray := [name for name in needs if has[name] and not needs[name]]:
+            raise InvalidArgument(f"cond gives {stray}, which the network was not built for; it has {[*tokens, *maps]}")
+        width = x.shape[1] + sum(value.shape[1] for value in maps.values())
+        if width != channels or any(value.shape[2:] != x.shape[2:] for value in maps.values()):
+            shapes = {name: tuple(value.shape) for name, value in maps.items()}
+            raise InvalidArgument(
+                f"x {tuple(x.shape)} and the maps {shapes} do not make up the in_channels={channels} of the network"
+            )
+        if label is not None and label.shape[2] > classes:
+            raise InvalidArgument(f"the token 'class' has {label.shape[2]} classes, the network {classes}")
+        if seg is not None:
+            finer = {n / m for n, m in zip(seg.shape[2:], x.shape[2:], strict=True)}  # of latents it may be finer
+            if seg.shape[1] != labels or len(finer) > 1 or finer.pop() % 1:
+                raise InvalidArgument(
+                    f"the map 'seg' must have {labels} channels and the size of x, or a multiple, got "
+                    f"{tuple(seg.shape)} for {tuple(x.shape)}"
+                )
+        widths = {name: value.shape[2] for name, value in tokens.items()}
+        dim = getattr(self.backbone, "cross_attention_dim", None)
+        if len(set(widths.values())) > 1 or (dim and tokens and set(widths.values()) != {dim}):
+            raise InvalidArgument(f"tokens have widths {widths}, the network's cross_attention_dim is {dim}")
 
 
 def _given(cond: Condition, x: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from suffuse import Condition
 from suffuse.errors import InvalidArgument
 from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
+from suffuse.nets.unets import check_size
 
 from .settings import unet_settings
 
@@ -44,25 +45,26 @@ class SubpixelUNet(nn.Module):
         self.unet = MonaiUNet(spatial_dims=2, in_channels=in_channels * factor**2, maps=widths, **kwargs)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise InvalidArgument(f"x has size {tuple(x.shape[2:])}, not a multiple of factor={self.factor}; pad it")
+        check_size(x.shape[2:], self.factor * self.unet.multiple, f"factor={self.factor} * 2 ^ (levels - 1)")
         if cond is not None:
             maps = {name: F.pixel_unshuffle(value, self.factor) for name, value in cond.maps.items()}
-            cond = Condition(tokens=cond.tokens, maps=maps, masks=cond.masks)
+            nulls = {name: F.pixel_unshuffle(v, self.factor) if name in maps else v for name, v in cond.nulls.items()}
+            cond = Condition(cond.tokens, maps, cond.masks, nulls)
         output = self.unet(F.pixel_unshuffle(x, self.factor), c_noise, cond)
         return F.pixel_shuffle(output, self.factor)
 
 
 class _AtTimeZero(nn.Module):
-    """A diffusion UNet as a plain network: the timestep is always 0."""
+    """A diffusion UNet behind a pixel unshuffle as a plain network: the timestep is always 0."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, factor: int, levels: int) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self.factor, self.multiple = unet, factor, factor * 2 ** (levels - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.unet(x, torch.zeros(len(x), device=x.device))
-        return output
+        check_size(x.shape[2:], self.multiple, f"factor={self.factor} * 2 ^ (levels - 1)")
+        output = self.unet(F.pixel_unshuffle(x, self.factor), torch.zeros(len(x), device=x.device))
+        return F.pixel_shuffle(output, self.factor)
 
 
 def direct_unet(in_channels: int, out_channels: int, channels: Sequence[int], factor: int = 2) -> nn.Module:
@@ -75,4 +77,4 @@ def direct_unet(in_channels: int, out_channels: int, channels: Sequence[int], fa
         out_channels=out_channels * factor**2,
         **unet_settings(channels),
     )
-    return nn.Sequential(nn.PixelUnshuffle(factor), _AtTimeZero(unet), nn.PixelShuffle(factor))
+    return _AtTimeZero(unet, factor, len(channels))
