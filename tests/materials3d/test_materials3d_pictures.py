@@ -1,6 +1,7 @@
 """Meshes of all formats, pictures, pages, and the command line."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -35,6 +36,41 @@ def test_meshes_come_back_watertight_and_of_the_volume_of_the_voxels(suffix, thr
     assert back.volume == pytest.approx(voxels, rel=0.15)
     facts = json.loads((tmp_path / f"phase{suffix}.json").read_text())
     assert facts["unit"] == "um" and facts["watertight"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_meshes_of_noise_are_closed(seed):
+    """Voxels that meet at edges and corners only, in labels and in fields."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 9, 3))
+    for ms in (Microstructure(rng.integers(0, 3, shape)), Microstructure.from_field(rng.normal(size=shape).round())):
+        for phase in ms.phases:
+            mesh = to_mesh(ms, phase)
+            assert mesh.is_volume and mesh.volume > 0
+
+
+@pytest.mark.parametrize("arguments", [{}, {"smooth": 5}, {"decimate": 0.5}], ids=str)
+def test_a_mesh_has_the_same_form_in_any_unit(sphere, arguments):
+    if "decimate" in arguments:
+        pytest.importorskip("fast_simplification")
+    ms, _ = sphere
+    small, large = (
+        Microstructure(ms.labels, (edge, edge, 2 * edge), unit, field=ms.field)
+        for edge, unit in ((1e-9, "m"), (1.0, "nm"))
+    )
+    a, b = to_mesh(small, **arguments), to_mesh(large, **arguments)
+    assert a.is_watertight and len(a.faces) == len(b.faces)
+    assert a.extents * 1e9 == pytest.approx(b.extents)
+    assert a.volume * 1e27 == pytest.approx(b.volume) and a.area * 1e18 == pytest.approx(b.area)
+
+
+@pytest.mark.parametrize(("unit", "stated"), [("um", "micron"), ("m", "meter"), ("nm", "millimeter")])
+def test_a_3mf_states_the_unit_where_it_has_one(unit, stated, tmp_path):
+    pytest.importorskip("lxml")
+    path = write_mesh(to_scene(Microstructure(np.eye(3)[None], unit=unit)), tmp_path / "a.3mf")
+    with zipfile.ZipFile(path) as package:
+        assert f'unit="{stated}"' in package.read("3D/3dmodel.model").decode()
+    assert set(trimesh.load_scene(path).geometry) == {"phase-0", "phase-1"}
 
 
 def test_a_scene_has_all_phases_by_name(three, tmp_path):

@@ -7,8 +7,10 @@ structure are meshed apart, so that three phases leave small gaps where they mee
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["MESH_SUFFIXES", "to_mesh", "to_scene", "write_mesh"]
 
 MESH_SUFFIXES = (".glb", ".ply", ".stl", ".3mf")
+#: The units that 3MF has, of ours.
+UNITS_3MF = {"um": "micron", "mm": "millimeter", "cm": "centimeter", "m": "meter"}
 #: Colours of phases in a scene, RGBA.
 COLOURS = ((203, 213, 225, 255), (217, 119, 6, 255), (15, 118, 110, 255), (124, 58, 237, 255))
 
@@ -57,15 +61,20 @@ def to_mesh(
     if not (values < 0).any() or min(values.shape) < 2:
         raise InvalidArgument(f"phase {phase} fills the box, so it has no surface; mesh it with cap=True")
     marching_cubes: Any = skimage.measure.marching_cubes
+    # Where voxels meet at an edge, Lewiner's table needs unequal values to choose by, which labels do not have;
+    # Lorensen's is closed in any case, and with the phase as its lower side joins it there, which keeps more of it.
+    # trimesh merges vertices by an absolute distance, so nothing is in the unit of length before the end.
     vertices, faces, _, _ = marching_cubes(
-        values, level=0.0, spacing=ms.spacing, gradient_direction="ascent", allow_degenerate=False
+        -values, level=0.0, gradient_direction="descent", allow_degenerate=False, method="lorensen"
     )
-    mesh = trimesh.Trimesh(vertices + origin * np.asarray(ms.spacing), faces)
+    edge = min(ms.spacing)
+    mesh = trimesh.Trimesh((vertices + origin) * (np.asarray(ms.spacing) / edge), faces)
     if decimate:
         mesh = _decimated(mesh, decimate)
     if smooth:
         taubin: Any = trimesh.smoothing.filter_taubin
         taubin(mesh, iterations=smooth)
+    mesh.apply_scale(edge)
     mesh.units = ms.unit
     mesh.metadata.update(phase=phase, unit=ms.unit, spacing=list(ms.spacing))
     return mesh
@@ -100,8 +109,9 @@ def to_scene(ms: Microstructure, phases: tuple[int, ...] | None = None, *, smoot
 def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
     """Write a mesh or a scene.
 
-    No mesh format here carries a unit that viewers agree on, so that and the size are also written to a JSON file
-    beside it (``part.stl`` -> ``part.stl.json``). Coordinates are not rescaled.
+    Coordinates are not rescaled, and formats differ in what they say of their unit: .stl and .ply nothing, .glb is
+    metres to its readers, .3mf states the structure's unit where it is micrometres or larger ones of the metre, and
+    else millimetres. So unit and size are also written to a JSON file beside it (``part.stl`` -> ``part.stl.json``).
 
     Args:
         mesh: what ``to_mesh`` or ``to_scene`` made.
@@ -118,13 +128,28 @@ def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
     if path.suffix.lower() == ".3mf":
         require("lxml", extra="io", package="suffuse-materials3d")
     path.parent.mkdir(parents=True, exist_ok=True)
-    mesh.export(path)
+    if path.suffix.lower() == ".3mf":
+        path.write_bytes(_stating(mesh.export(file_type="3mf"), mesh.metadata.get("unit", "voxel")))
+    else:
+        mesh.export(path)
     facts: dict[str, Any] = {"unit": mesh.metadata.get("unit", "voxel"), "extents": mesh.extents.tolist()}
     if hasattr(mesh, "is_watertight"):
         facts |= {"area": float(mesh.area), "watertight": bool(mesh.is_watertight)}
         facts |= {"volume": float(mesh.volume)} if mesh.is_watertight else {}
     path.with_name(path.name + ".json").write_text(json.dumps(facts, indent=2) + "\n")
     return path
+
+
+def _stating(package: Any, unit: str) -> bytes:
+    """A 3MF package with its unit of length, for which trimesh always writes millimetres."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith(".model") and unit in UNITS_3MF:
+                content = content.replace(b'unit="millimeter"', f'unit="{UNITS_3MF[unit]}"'.encode(), 1)
+            new.writestr(name, content)
+    return out.getvalue()
 
 
 # --- the function whose zero level is the surface ---------------------------------------------------------------
