@@ -1,5 +1,7 @@
 """DICOM: what is written lies where it lay, says what it is, and bad series are named."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_series_keep_their_geometry_and_voxels(geometry, tmp_path):
     assert (found.shape, found.axcodes, found.units, found.dtype) == (geometry.shape, geometry.axcodes, "mm", "int16")
     torch.testing.assert_close(again, volume)
     np.testing.assert_allclose(brightest(again, found), place, atol=1e-3)
-    assert found.frame_of_reference and len(found.source_uids) == geometry.shape[2]
+    assert found.frame_of_reference
 
 
 def test_nifti_to_dicom_seg_and_back(geometry, tmp_path):
@@ -71,9 +73,63 @@ def test_segmentations_refer_to_their_series(geometry, tmp_path):
     assert seg.FrameOfReferenceUID == first.FrameOfReferenceUID == where.frame_of_reference
     assert seg.StudyInstanceUID == first.StudyInstanceUID
     referred = {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
-    assert referred == set(where.source_uids)
+    assert referred == {pydicom.dcmread(file).SOPInstanceUID for file in files}
     assert seg.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
     assert first.SyntheticData == "YES" and first.PatientID == "SYNTHETIC" and first.ImageType[0] == "DERIVED"
+
+
+def test_a_segmentation_lies_on_its_series(geometry, tmp_path):
+    """Turned axes are the same place; a shift, other voxels or another frame of reference are not."""
+    volume, _ = marked(geometry)
+    write_dicom(tmp_path / "series", volume, geometry)
+    image, where = read_dicom(tmp_path / "series")
+    schema = LabelSchema(["background", "bright"])
+    turned, place = reorient((image > 250).float(), where, "PIR")
+    path = write_dicom_seg(tmp_path / "seg.dcm", turned, place, schema, source=tmp_path / "series")
+    torch.testing.assert_close(read_dicom_seg(path, schema, where)[0], (image > 250).float())
+    shift = np.eye(4)
+    shift[0, 3] = 50
+    for other, match in (
+        (Geometry(shift @ where.affine, where.shape), "another grid"),
+        (Geometry(where.affine @ np.diag([1, 1, 1.1, 1]), where.shape), "another grid"),
+        (replace(where, frame_of_reference="1.2.3"), "frame of reference"),
+    ):
+        with pytest.raises(InvalidArgument, match=match):
+            write_dicom_seg(tmp_path / "x.dcm", image > 250, other, schema, source=tmp_path / "series")
+    with pytest.raises(InvalidArgument, match="frame of reference"):
+        read_dicom_seg(path, schema, replace(where, frame_of_reference="1.2.3"))
+    assert read_dicom_seg(path, schema, replace(where, frame_of_reference=None))[1].isclose(where)
+
+
+def test_micrometres_become_millimetres(tmp_path):
+    geometry = Geometry(np.diag([500.0, 500.0, 2000.0, 1.0]), (6, 5, 4), units="micron")
+    write_dicom(tmp_path / "series", torch.zeros(6, 5, 4), geometry)
+    found = read_dicom(tmp_path / "series")[1]
+    assert found.units == "mm" and found.spacing == pytest.approx((0.5, 0.5, 2.0)) and found.isclose(geometry)
+    mask = torch.zeros(1, 6, 5, 4)
+    write_dicom_seg(tmp_path / "seg.dcm", mask, geometry, SCHEMA, source=tmp_path / "series")
+    assert read_dicom_seg(tmp_path / "seg.dcm", SCHEMA)[1].spacing == pytest.approx((0.5, 0.5, 2.0))
+    there = read_dicom_seg(tmp_path / "seg.dcm", SCHEMA, geometry)[1]
+    assert there.units == "micron" and there.isclose(geometry)
+
+
+def test_large_label_numbers_can_be_written(tmp_path):
+    geometry, schema = Geometry(np.eye(4), (6, 5, 4)), LabelSchema(["background", "cortex"], [0, 1030])
+    write_dicom_seg(tmp_path / "seg.dcm", torch.full((1, 6, 5, 4), 1030), geometry, schema)
+    labels, where = read_dicom_seg(tmp_path / "seg.dcm", schema)
+    again, _ = read_nifti(write_nifti(tmp_path / "seg.nii.gz", labels, where))
+    assert bool((again == 1030).all()) and where.dtype == "int16"
+
+
+def test_hounsfield_units_of_unsigned_images_can_be_written(tmp_path):
+    geometry = Geometry(np.diag([1.0, 1.0, 2.0, 1.0]), (6, 5, 4), dtype="uint16")
+    for file in write_dicom(tmp_path / "ct", torch.arange(120.0).reshape(6, 5, 4), geometry, modality="CT"):
+        change(file, RescaleIntercept="-1024")
+    volume, where = read_dicom(tmp_path / "ct")
+    assert where.dtype == "int16" and int(volume.min()) == -1024
+    again, there = read_nifti(write_nifti(tmp_path / "ct.nii.gz", volume, where))
+    torch.testing.assert_close(again, volume)
+    assert there.dtype == "int16"
 
 
 def test_probabilities_are_kept_to_a_255th(tmp_path):
@@ -118,6 +174,8 @@ def change(file, **fields):
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0, 1]}, "mixed orientations"),
         ({"ImagePositionPatient": [0, 0, 31]}, "no regular volume"),
         ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
+        ({"PatientID": "OTHER"}, "2 patients"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "images are MONOCHROME1"),
     ],
 )
 def test_bad_series_are_named(series, fields, match):

@@ -36,15 +36,6 @@ def test_reorienting_keeps_every_voxel_where_it_lies(geometry):
         reorient(volume, geometry, "RRS")
 
 
-def test_sources_follow_their_slices():
-    geometry = Geometry(np.eye(4), (2, 3, 4), source_uids=("a", "b", "c", "d"))
-    assert reorient(torch.zeros(1, 2, 3, 4), geometry, "RAI")[1].source_uids == ("d", "c", "b", "a")
-    assert reorient(torch.zeros(1, 2, 3, 4), geometry, "SAR")[1].source_uids == ()
-    assert geometry.slab(1, 3).source_uids == ("b", "c")
-    with pytest.raises(InvalidArgument, match="source_uids"):
-        Geometry(np.eye(4), (2, 3, 4), source_uids=("a",))
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Two volumes, one RAS and one LAS, with labels."""

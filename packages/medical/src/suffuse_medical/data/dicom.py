@@ -24,7 +24,7 @@ from torch import Tensor
 from suffuse.errors import InvalidArgument, require
 from suffuse.version import __version__
 
-from .geometry import Geometry, spatial_shape
+from .geometry import Geometry, reorient, spatial_shape, voxel_type
 from .labels import LabelSchema
 
 __all__ = ["read_dicom", "read_dicom_seg", "write_dicom", "write_dicom_seg"]
@@ -32,6 +32,7 @@ __all__ = ["read_dicom", "read_dicom_seg", "write_dicom", "write_dicom_seg"]
 Code = tuple[str, str, str]
 #: (value, scheme, meaning) of what a segment is, where nothing better is said: SNOMED CT's tissue.
 TISSUE: Code = ("85756007", "SCT", "Tissue")
+GREY = "MONOCHROME2"
 MODALITIES = {"MR": "1.2.840.10008.5.1.4.1.1.4", "CT": "1.2.840.10008.5.1.4.1.1.2"}
 
 
@@ -43,7 +44,8 @@ def _libraries() -> tuple[Any, Any]:
 
 
 def _to_lps(geometry: Geometry) -> np.ndarray:
-    """The affine (4, 4) from (slice, row, column) to LPS."""
+    """The affine (4, 4) from (slice, row, column) to LPS, in mm."""
+    geometry = geometry.in_mm()
     directions = geometry.affine[:3, :3] / np.array(geometry.spacing)
     if np.abs(directions.T @ directions - np.eye(3)).max() > 1e-3:
         raise InvalidArgument("geometry is sheared, and DICOM has no such grids; resample it to an orthogonal one")
@@ -73,16 +75,23 @@ def read_dicom(
     Returns:
         volume (1, X, Y, Z) float32 = (1, columns, rows, slices) in the scanner's units (rescaled), slices in the order
         of their instance numbers where these follow the positions, and its geometry, in millimetres, with the frame of
-        reference and the UIDs of the slices.
+        reference.
     """
     pydicom, highdicom = _libraries()
     datasets = _read_series(pydicom, Path(folder), series)
-    first = datasets[0]
     if not allow_burned_in and any(str(d.get("BurnedInAnnotation", "NO")).upper() == "YES" for d in datasets):
         raise InvalidArgument(
             "the series says that annotation is burned into its pixels (0028,0301); remove it, or pass "
             "allow_burned_in=True after looking at the images"
         )
+    return _volume(highdicom, datasets)
+
+
+def _volume(highdicom: Any, datasets: list[Any]) -> tuple[Tensor, Geometry]:
+    """The voxels of a series and where they lie."""
+    first = datasets[0]
+    if (patients := len({str(d.get("PatientID") or "") for d in datasets})) > 1:
+        raise InvalidArgument(f"the series has images of {patients} patients; split it by PatientID")
     for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
         if missing := sum(keyword not in d for d in datasets):
             raise InvalidArgument(
@@ -91,6 +100,10 @@ def read_dicom(
             )
     if int(first.get("SamplesPerPixel", 1)) != 1 or int(first.get("NumberOfFrames", 1)) != 1:
         raise InvalidArgument("need grey single-frame images; export the series anew, one image a file")
+    if other := {str(d.get("PhotometricInterpretation", GREY)) for d in datasets} - {GREY}:
+        raise InvalidArgument(  # MONOCHROME1 shows large values dark: whether they mean more or less is not said
+            f"images are {', '.join(sorted(other))}, need {GREY}, where larger values are brighter; convert them"
+        )
     orientations = {tuple(round(float(v), 3) for v in d.ImageOrientationPatient) for d in datasets}
     if len(orientations) > 1:
         raise InvalidArgument(f"the series has mixed orientations ({len(orientations)} planes); split it by plane")
@@ -104,10 +117,9 @@ def read_dicom(
     array = np.asarray(volume.array)
     if not np.isfinite(array).all():
         raise InvalidArgument("the series has NaN or infinite voxels; check its rescale slope")
-    whole = np.equal(array, np.round(array)).all()
     geometry = _from_lps(
         volume.affine, array.shape[:3],
-        dtype=str(first.pixel_array.dtype) if whole and float(first.get("RescaleSlope", 1)) == 1 else "float32",
+        dtype=voxel_type(array, first.pixel_array.dtype),
         frame_of_reference=str(first.FrameOfReferenceUID) if "FrameOfReferenceUID" in first else None,
     )  # fmt: skip
     data = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 1, 0)).astype(np.float32))[None]
@@ -119,7 +131,7 @@ def read_dicom(
             affine = geometry.affine.copy()
             affine[:3, 2], affine[:3, 3] = -direction, geometry.world((0, 0, geometry.shape[2] - 1))
             geometry, data = replace(geometry, affine=affine), data.flip(3)
-    return data, replace(geometry, source_uids=tuple(str(d.SOPInstanceUID) for d in datasets))
+    return data, geometry
 
 
 def _read_series(pydicom: Any, folder: Path, series: str | None) -> list[Any]:
@@ -256,7 +268,7 @@ def _headers(pydicom: Any, geometry: Geometry, modality: str, description: str) 
         d.ImageOrientationPatient = [_decimal(pydicom, c) for c in cosines]
         d.ImagePositionPatient = [_decimal(pydicom, p) for p in (affine @ (k, 0, 0, 1))[:3]]
         d.Rows, d.Columns, d.SamplesPerPixel = rows, columns, 1
-        d.PhotometricInterpretation = "MONOCHROME2"
+        d.PhotometricInterpretation = GREY
         d.BitsAllocated = d.BitsStored = 16
         d.HighBit, d.PixelRepresentation = 15, 0
         made.append(d)
@@ -283,8 +295,8 @@ def write_dicom_seg(
         mask: labels (1, X, Y, Z) of the schema; or, with ``fractional``, the probability of every class,
             (C, X, Y, Z) in [0, 1] with the background first, such as the mean of an ensemble.
         geometry: where it lies, as of the image that was segmented.
-        source: folder of the DICOM series that was segmented: the object then belongs to its study and refers to its
-            images. Without one, a study of its own is named.
+        source: folder of the DICOM series that was segmented, on the same grid: the object then belongs to its study
+            and refers to its images. Without one, a study of its own is named, in the geometry's frame of reference.
         codes: class name -> (value, scheme, meaning) of what it is, for instance
             ``("4421005", "SCT", "Cell")``; default tissue.
         algorithm: the name of what segmented.
@@ -310,6 +322,7 @@ def write_dicom_seg(
     sources = _headers(pydicom, geometry, "MR", "segmented volume")
     if source is not None:
         sources = _read_series(pydicom, Path(source), None)
+        _check_place(mask, geometry, _volume(highdicom, sources)[1])
     frame = str(sources[0].FrameOfReferenceUID)
     segments = [
         highdicom.seg.SegmentDescription(
@@ -342,6 +355,17 @@ def write_dicom_seg(
     return path
 
 
+def _check_place(mask: Tensor, geometry: Geometry, source: Geometry) -> None:
+    """Raise unless ``geometry`` is the grid of ``source``, but for flipped and transposed axes."""
+    if geometry.frame_of_reference not in (None, source.frame_of_reference):
+        raise InvalidArgument("source has another frame of reference than geometry; give the series that was segmented")
+    if not reorient(mask, geometry, source.axcodes)[1].isclose(source, tolerance=1e-3):
+        raise InvalidArgument(
+            "source lies on another grid than geometry; give the series that was segmented, or resample the mask to "
+            "the geometry that read_dicom(source) returns"
+        )
+
+
 def read_dicom_seg(path: str | Path, schema: LabelSchema, geometry: Geometry | None = None) -> tuple[Tensor, Geometry]:
     """A segmentation and where it lies.
 
@@ -349,6 +373,7 @@ def read_dicom_seg(path: str | Path, schema: LabelSchema, geometry: Geometry | N
         path: the file.
         schema: its foreground classes are found by the labels of the segments.
         geometry: of the image it belongs to: flips and transpositions towards it are exact; default the file's own.
+            One of another frame of reference is refused: nobody knows how the two spaces lie to each other.
 
     Returns:
         labels (1, X, Y, Z), or for a fractional object the probability of every class (C, X, Y, Z), and its geometry.
@@ -366,6 +391,10 @@ def read_dicom_seg(path: str | Path, schema: LabelSchema, geometry: Geometry | N
         segment_numbers=[numbers[name] for name in schema.names[1:]], rescale_fractional=True, dtype=np.float32
     )
     if geometry is not None:
+        if geometry.frame_of_reference not in (None, str(seg.FrameOfReferenceUID)):
+            raise InvalidArgument(
+                f"path {path.name!r} has another frame of reference than geometry; give the image that was segmented"
+            )
         wanted = highdicom.VolumeGeometry(
             _to_lps(geometry), geometry.shape[::-1], "PATIENT", frame_of_reference_uid=volume.frame_of_reference_uid
         )
@@ -381,4 +410,5 @@ def read_dicom_seg(path: str | Path, schema: LabelSchema, geometry: Geometry | N
     probability = torch.cat([background, stack])
     if str(seg.SegmentationType) == "FRACTIONAL":
         return probability, where.stored_as("float32")
-    return schema.stored(probability[None])[0].float(), where.stored_as("uint8")
+    labels = schema.stored(probability[None])[0].float()
+    return labels, where.stored_as(voxel_type(np.array(schema.values), np.dtype("uint8")))

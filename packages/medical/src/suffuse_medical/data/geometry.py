@@ -2,7 +2,7 @@
 
     world = affine @ (i, j, k, 1)
 
-in millimetres with axes R, A, S (NIfTI's convention; DICOM and ITK use L, P, S).
+with axes R, A, S (NIfTI's convention; DICOM and ITK use L, P, S), in millimetres unless a file has another unit.
 
 A :class:`Geometry` travels beside every volume from the file that was read to the file that is written. Two volumes of
 any orientation or spacing are compared by resampling one onto the geometry of the other (:func:`resample`); going back
@@ -18,10 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suffuse.errors import InvalidArgument
+from suffuse.errors import InvalidArgument, unknown
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
+
+UNITS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+"""Units of world axes, as NIfTI names them, in mm."""
+
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+"""Integer voxel types, narrow ones first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +35,11 @@ class Geometry:
     """A voxel grid in world space.
 
     Args:
-        affine: (4, 4), voxel index to millimetres in RAS.
+        affine: (4, 4), voxel index to world in RAS, in ``units``.
         shape: number of voxels along the three axes.
-        units: of the world axes, as NIfTI names them; ``"mm"`` unless a file says otherwise.
+        units: of the affine, one of :data:`UNITS`; whatever else this class tells is in mm.
         dtype: of the stored voxels, restored when a volume is written back.
         frame_of_reference: DICOM's UID of the world space; volumes that share it can be laid over one another.
-        source_uids: DICOM's UIDs of the images along the last axis, for a segmentation to refer to.
     """
 
     affine: np.ndarray
@@ -42,22 +47,29 @@ class Geometry:
     units: str = "mm"
     dtype: str = "float32"
     frame_of_reference: str | None = None
-    source_uids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         affine = np.array(self.affine, dtype=np.float64)
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise InvalidArgument(f"affine must be a finite 4x4 matrix, got shape {affine.shape}; pass image.affine")
-        if not np.allclose(affine[3], (0, 0, 0, 1)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        edges = np.linalg.norm(affine[:3, :3], axis=0).prod()  # voxels may be tiny numbers, in metres
+        if not np.allclose(affine[3], (0, 0, 0, 1)) or abs(np.linalg.det(affine[:3, :3])) <= 1e-9 * edges:
             raise InvalidArgument("affine must be invertible with last row (0, 0, 0, 1); pass image.affine")
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InvalidArgument(f"shape must be three positive sizes, got {shape}; pass the shape of one 3-D volume")
-        if self.source_uids and len(self.source_uids) != shape[2]:
-            raise InvalidArgument(f"source_uids must name {shape[2]} slices, got {len(self.source_uids)}")
+        if self.units not in UNITS:
+            raise unknown("units", self.units, UNITS)
+        try:
+            dtype = np.dtype(self.dtype).name
+        except TypeError:
+            dtype = str(self.dtype)
+        if dtype not in (*INTEGERS, "float32", "float64"):
+            raise unknown("dtype", dtype, (*INTEGERS, "float32", "float64"))
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "dtype", dtype)
 
     @classmethod
     def centred(cls, shape: tuple[int, int, int], spacing: float, centre: tuple[float, float, float]) -> Geometry:
@@ -68,24 +80,31 @@ class Geometry:
 
     @classmethod
     def of(cls, volume: MetaTensor) -> Geometry:
-        """The geometry that MONAI's transforms keep in a MetaTensor (C, X, Y, Z)."""
+        """The geometry that MONAI's transforms keep in a MetaTensor (C, X, Y, Z), with all that :meth:`attach` put."""
         affine = getattr(volume, "affine", None)
         if affine is None:
             raise InvalidArgument(
                 "volume has no geometry (a plain tensor); load it with read_nifti or MONAI's LoadImage"
             )
-        return cls(np.asarray(affine), spatial_shape(volume))
+        carried = {key: volume.meta[key] for key in ("units", "dtype", "frame_of_reference") if key in volume.meta}
+        return cls(np.asarray(affine), spatial_shape(volume), **carried)
+
+    def in_mm(self) -> Geometry:
+        """The same grid with an affine in mm, as DICOM has it."""
+        if self.units == "mm":
+            return self
+        return replace(self, affine=np.diag([*[UNITS[self.units]] * 3, 1.0]) @ self.affine, units="mm")
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel edge lengths in mm along the three array axes."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        x, y, z = np.linalg.norm(self.in_mm().affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
     @property
     def voxel_volume(self) -> float:
         """mm^3."""
-        return float(abs(np.linalg.det(self.affine[:3, :3])))
+        return float(abs(np.linalg.det(self.in_mm().affine[:3, :3])))
 
     @property
     def axcodes(self) -> str:
@@ -96,39 +115,43 @@ class Geometry:
 
     def world(self, index: Any) -> np.ndarray:
         """World coordinates in mm, (..., 3), of voxel indices (..., 3)."""
-        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        affine = self.in_mm().affine
+        return np.asarray(index, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
 
     def slab(self, start: int, stop: int, axis: int = 2) -> Geometry:
         """The geometry of ``volume[..., start:stop]`` taken along ``axis``."""
         if not 0 <= start < stop <= self.shape[axis]:
             raise InvalidArgument(f"slab {start}:{stop} lies outside axis {axis} of {self.shape[axis]} voxels")
-        origin = np.zeros(3)
-        origin[axis] = start
         affine = self.affine.copy()
-        affine[:3, 3] = self.world(origin)
+        affine[:3, 3] += start * affine[:3, axis]
         sizes = list(self.shape)
         sizes[axis] = stop - start
-        uids = self.source_uids[start:stop] if axis == 2 else self.source_uids
-        return replace(self, affine=affine, shape=(sizes[0], sizes[1], sizes[2]), source_uids=uids)
+        return replace(self, affine=affine, shape=(sizes[0], sizes[1], sizes[2]))
 
     def stored_as(self, dtype: str) -> Geometry:
         """The same grid, to be written with another voxel type."""
         return replace(self, dtype=dtype)
 
     def attach(self, volume: Tensor) -> MetaTensor:
-        """``volume`` (C, X, Y, Z) as a MONAI MetaTensor that knows where it lies."""
+        """``volume`` (C, X, Y, Z) as a MONAI MetaTensor that knows where it lies, and :meth:`of` is the way back.
+
+        Units, voxel type and frame of reference are entries of its ``meta``, which MONAI's transforms hand on.
+        """
         from monai.data import MetaTensor
 
         if spatial_shape(volume) != self.shape:
             raise InvalidArgument(
                 f"volume of size {spatial_shape(volume)} does not fit a geometry of size {self.shape}"
             )
-        return MetaTensor(volume, affine=torch.tensor(self.affine))
+        meta = {"units": self.units, "dtype": self.dtype}
+        if self.frame_of_reference is not None:  # loaders of batches cannot stack None
+            meta["frame_of_reference"] = self.frame_of_reference
+        return MetaTensor(volume, affine=torch.tensor(self.affine), meta=meta)
 
     def isclose(self, other: Geometry, tolerance: float = 1e-4) -> bool:
-        """Whether two grids coincide: same shape and units, affines within ``tolerance`` mm."""
-        same = self.shape == other.shape and self.units == other.units
-        return same and bool(np.abs(self.affine - other.affine).max() <= tolerance)
+        """Whether two grids coincide: same shape, affines within ``tolerance`` mm."""
+        apart = np.abs(self.in_mm().affine - other.in_mm().affine).max()
+        return self.shape == other.shape and bool(apart <= tolerance)
 
 
 def spatial_shape(volume: Tensor) -> tuple[int, int, int]:
@@ -137,6 +160,23 @@ def spatial_shape(volume: Tensor) -> tuple[int, int, int]:
         raise InvalidArgument(f"volume must be channel-first (C, X, Y, Z), got shape {tuple(volume.shape)}")
     _, x, y, z = volume.shape
     return x, y, z
+
+
+def voxel_type(data: np.ndarray, stored: np.dtype[Any]) -> str:
+    """What ``data``, the rescaled voxels of a file of type ``stored``, can be written as without loss.
+
+    That is ``stored`` where it holds them, else the narrowest integer type that does and is no narrower; float32 for
+    fractions.
+    """
+    if stored.kind == "f":
+        return stored.name
+    if np.equal(data, np.rint(data)).all():
+        for name in (stored.name, *INTEGERS):
+            limits = np.iinfo(name)
+            wide = np.dtype(name).itemsize >= stored.itemsize
+            if wide and limits.min <= data.min() and data.max() <= limits.max:
+                return name
+    return "float32"
 
 
 def resample(
@@ -151,6 +191,7 @@ def resample(
     from scipy.ndimage import gaussian_filter
 
     x = plain(volume).float()
+    source, target = source.in_mm(), target.in_mm()
     if mode == "linear":
         # Width of a box of the target's size minus that of the source's own voxel, as standard deviations in voxels.
         steps = np.linalg.norm(np.linalg.inv(source.affine[:3, :3]) @ target.affine[:3, :3], axis=1)
@@ -179,10 +220,7 @@ def reorient(volume: Tensor, geometry: Geometry, axcodes: str = "RAS") -> tuple[
     flips = [i + 1 for i, (_, sign) in enumerate(turn) if sign < 0]
     order = [int(np.flatnonzero(turn[:, 0] == axis)[0]) for axis in range(3)]
     turned = plain(volume).flip(flips).permute(0, *(i + 1 for i in order)).contiguous()
-    uids = geometry.source_uids
-    if uids:  # one file per slice along the last axis, or no longer
-        uids = () if order[2] != 2 else (uids[::-1] if 3 in flips else uids)
-    return turned, replace(geometry, affine=affine, shape=spatial_shape(turned), source_uids=uids)
+    return turned, replace(geometry, affine=affine, shape=spatial_shape(turned))
 
 
 def plain(volume: Tensor) -> Tensor:
