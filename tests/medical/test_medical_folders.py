@@ -52,13 +52,45 @@ def test_volumes_come_in_one_orientation_with_their_labels(folder):
     data = VolumeFolder(folder / "images", folder / "labels")
     assert len(data) == 2 and data.names == ["first", "second"]
     for item in data:
-        assert item["geometry"].axcodes == "RAS" and item["geometry"].dtype == "int16"
+        where, label = Geometry.of(item["image"]), Geometry.of(item["label"])
+        assert where.axcodes == "RAS" and where.dtype == "int16" and label.dtype == "uint8" and label.isclose(where)
         assert bool((torch.as_tensor(item["image"])[0, 0] == 100).all())  # left is left
         torch.testing.assert_close(torch.as_tensor(item["label"]), (torch.as_tensor(item["image"]) > 0).float())
         assert item["patient_id"] == item["study_id"]
     assert stack(data).shape == (2, 1, 4, 5, 6)
     sides = group_split([data[0], data[1]], {"train": 0.5, "test": 0.5})
     assert len(sides["train"]) == len(sides["test"]) == 1
+
+
+@pytest.mark.parametrize("library", ["torch", "monai"])
+def test_volumes_come_in_batches(folder, library):
+    import monai.data
+
+    loader = (torch.utils.data.DataLoader if library == "torch" else monai.data.DataLoader)(
+        VolumeFolder(folder / "images", folder / "labels"), batch_size=2
+    )
+    (batch,) = loader
+    assert batch["image"].shape == (2, 1, 4, 5, 6) and batch["patient_id"] == ["first", "second"]
+    if library == "monai":
+        first, second = monai.data.decollate_batch(batch)
+        assert Geometry.of(first["image"]).dtype == "int16" and Geometry.of(second["label"]).dtype == "uint8"
+
+
+def test_a_flipped_item_is_written_where_it_lies(folder, tmp_path):
+    """The left stays the left: MONAI flips voxels and affine together, and there is no second, stale geometry."""
+    from monai.transforms import RandFlipd
+
+    item = RandFlipd(["image", "label"], prob=1, spatial_axis=0)(VolumeFolder(folder / "images", folder / "labels")[0])
+    for key, dtype in (("image", "int16"), ("label", "uint8")):
+        again, where = read_nifti(write_nifti(tmp_path / f"{key}.nii", item[key], Geometry.of(item[key])))
+        assert where.axcodes == "LAS" and where.dtype == dtype
+        assert again[0].nonzero()[:, 0].unique().tolist() == [3] and where.world((3, 0, 0))[0] == pytest.approx(0)
+
+
+def test_only_nifti_files_are_volumes(folder):
+    (folder / "images" / "first.nii.json").write_text("{}")
+    (folder / "images" / "first.nii.gz.md5").write_text("0")
+    assert VolumeFolder(folder / "images").names == ["first", "second"]
 
 
 def test_bad_folders_are_named(folder):
@@ -118,6 +150,40 @@ def test_pictures_with_masks(tmp_path):
         PictureFolder(tmp_path / "images", tmp_path / "labels")
     with pytest.raises(InvalidArgument, match="readable"):
         PictureFolder(tmp_path / "images")[1]
+
+
+def test_white_is_that_of_the_type(tmp_path):
+    """Dark pictures stay dark, whatever their largest value; colours are colours, and transparency is none."""
+    from PIL import Image
+
+    g = np.random.default_rng(0)
+    ramp = np.arange(16).reshape(4, 4)
+    red = Image.new("P", (4, 4))
+    red.putpalette([0, 0, 0, 255, 0, 0])
+    red.putdata(list(ramp.flatten() % 2))
+    expected = {
+        "bits.png": (Image.fromarray(ramp % 2 == 0), ramp % 2 == 0),
+        "bytes.png": (Image.fromarray(ramp.astype(np.uint8)), ramp / 255),
+        "dark.png": (Image.fromarray(ramp.astype(np.uint16)), ramp / 65535),
+        "dark.tif": (Image.fromarray(ramp.astype(np.uint16)), ramp / 65535),
+        "float.tif": (Image.fromarray((ramp / 20).astype(np.float32)), ramp / 20),
+        "grey-alpha.png": (Image.fromarray(np.stack([ramp, 255 - ramp], -1).astype(np.uint8), "LA"), ramp / 255),
+        "palette.png": (red, np.stack([ramp % 2, 0 * ramp, 0 * ramp])),
+    }
+    colours = g.integers(0, 256, (4, 4, 4), dtype=np.uint8)
+    expected["rgba.png"] = (Image.fromarray(colours), colours.transpose(2, 0, 1)[:3] / 255)
+    for name, (picture, _) in expected.items():
+        picture.save(tmp_path / name)
+    found = PictureFolder(tmp_path)
+    for item, file in zip(found, found.files, strict=True):
+        values = np.asarray(expected[file.name][1], dtype=np.float32)
+        np.testing.assert_allclose(item["image"], values if values.ndim == 3 else values[None], atol=1e-6, err_msg=file)
+    assert PictureFolder(tmp_path, tmp_path)[found.files.index(tmp_path / "palette.png")]["label"].max() == 1
+    for name, array in (("beyond", np.full((4, 4), 7, np.float32)), ("wide", np.full((4, 4), 7, np.int32))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(array).save(tmp_path / name / "a.tif")
+        with pytest.raises(InvalidArgument, match="nobody knows what is white"):
+            PictureFolder(tmp_path / name)[0]
 
 
 @pytest.mark.data

@@ -354,7 +354,7 @@ def _healthy(images: Path | None, patients: int, sequence: str, seed: int) -> Te
     """Slices (N, 1, H, W) of volumes in a folder, or of healthy pseudo-patients."""
     import torch
 
-    from .data import PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
+    from .data import Geometry, PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
 
     volumes = []
     if images is None:
@@ -363,8 +363,9 @@ def _healthy(images: Path | None, patients: int, sequence: str, seed: int) -> Te
     else:
         folder = VolumeFolder(images)
         for item in (folder[i] for i in range(len(folder))):
-            grid = working_grid(item["geometry"], GRID, SPACING)
-            volumes.append(resample(mri_percentile(plain(item["image"])) + 1, item["geometry"], grid) - 1)
+            where = Geometry.of(item["image"])
+            grid = working_grid(where, GRID, SPACING)
+            volumes.append(resample(mri_percentile(plain(item["image"])) + 1, where, grid) - 1)
     slices = torch.cat([volume.permute(3, 0, 1, 2) for volume in volumes])
     return slices[_show_tissue(slices, images)]
 
@@ -638,7 +639,7 @@ def segmentation(
     import torch
 
     from . import segmentation as task
-    from .data import LabelSchema, PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
+    from .data import Geometry, LabelSchema, PhantomCohort, VolumeFolder, mri_percentile, plain, resample, working_grid
 
     if (images is None) != (labels is None):
         raise InvalidArgument("images and labels belong together; give both folders or none")
@@ -654,7 +655,8 @@ def segmentation(
     else:
         folder = VolumeFolder(images, labels)
         for item in (folder[i] for i in range(len(folder))):
-            where, grid = item["geometry"], working_grid(item["geometry"], GRID, SPACING)
+            where = Geometry.of(item["image"])
+            grid = working_grid(where, GRID, SPACING)
             mask = plain(item["label"])
             schema.index(mask)  # a wrong label is an error before the long work
             image = resample(mri_percentile(plain(item["image"])) + 1, where, grid) - 1

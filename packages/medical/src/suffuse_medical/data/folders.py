@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,14 +19,17 @@ from torch.utils.data import Dataset
 from suffuse.errors import InvalidArgument
 
 from .geometry import reorient
-from .nifti import read_nifti
+from .nifti import open_nifti, read_nifti
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class VolumeFolder(Dataset[dict[str, Any]]):
     """NIfTI volumes in a folder, with label maps of the same names in another: the layout of the Decathlon.
 
-    Items hold ``image`` and ``label`` (1, X, Y, Z), MetaTensors on ``geometry``, and ``patient_id`` = ``study_id`` =
-    the file's name.
+    Items hold ``image`` and ``label`` (1, X, Y, Z), MetaTensors whose place is :meth:`Geometry.of` each, also after
+    MONAI's transforms; and ``patient_id`` = ``study_id`` = the file's name.
 
     Args:
         images: folder of .nii or .nii.gz files; names that start with a dot are left out.
@@ -62,7 +65,7 @@ class VolumeFolder(Dataset[dict[str, Any]]):
     @property
     def names(self) -> list[str]:
         """Of the volumes, which are the patient ids."""
-        return [file.name.split(".nii")[0] for file in self.files]
+        return [file.name.removesuffix(".gz").removesuffix(".nii") for file in self.files]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -71,21 +74,17 @@ class VolumeFolder(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         image, geometry = read_nifti(self.files[index])
-        item: dict[str, Any] = {}
+        volumes = {"image": (image, geometry)}
         if self.labels is not None:
             label, where = read_nifti(self.labels[index])
             if not where.isclose(geometry, tolerance=1e-3):
                 raise InvalidArgument(f"label {self.labels[index].name} lies on another grid than its image")
-            item["label"] = label
+            volumes["label"] = label, geometry.stored_as(where.dtype)
         if self.orientation is not None:
-            turned = {name: reorient(volume, geometry, self.orientation) for name, volume in item.items()}
-            item = {name: volume for name, (volume, _) in turned.items()}
-            image, geometry = reorient(image, geometry, self.orientation)
+            volumes = {key: reorient(volume, where, self.orientation) for key, (volume, where) in volumes.items()}
         name = self.names[index]
         return {
-            "image": geometry.attach(image),
-            **{key: geometry.attach(volume) for key, volume in item.items()},
-            "geometry": geometry,
+            **{key: where.attach(volume) for key, (volume, where) in volumes.items()},
             "patient_id": name,
             "study_id": name,
         }
@@ -94,7 +93,8 @@ class VolumeFolder(Dataset[dict[str, Any]]):
 def nifti_files(folder: str | Path) -> list[Path]:
     """The NIfTI files of a folder, sorted."""
     folder = Path(folder)
-    files = sorted(f for f in folder.glob("*.nii*") if not f.name.startswith(".")) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    files = sorted(f for f in found if f.name.endswith((".nii", ".nii.gz")) and not f.name.startswith("."))
     if not files:
         raise InvalidArgument(f"images: {folder.name!r} is no folder with .nii or .nii.gz files")
     return files
@@ -103,14 +103,15 @@ def nifti_files(folder: str | Path) -> list[Path]:
 def _axcodes(file: Path) -> str:
     import nibabel
 
-    return "".join(map(str, nibabel.aff2axcodes(nibabel.load(file).affine)))  # type: ignore[attr-defined]
+    return "".join(map(str, nibabel.aff2axcodes(open_nifti(file).affine)))
 
 
 class PictureFolder(Dataset[dict[str, Any]]):
     """Pictures (PNG, JPEG, TIFF) in a folder, with masks of the same stem in another.
 
-    Items hold ``image`` (C, H, W) in [0, 1], ``label`` (1, H, W) with the mask's own numbers, and ``study_id``, the
-    file's name. There is no ``patient_id``: nobody knows it.
+    Items hold ``image`` (C, H, W) in [0, 1], one channel or three without transparency; ``label`` (1, H, W) with the
+    mask's own numbers; and ``study_id``, the file's name. There is no ``patient_id``: nobody knows it. 1 is the white
+    of the file's type, not of the picture: 1, 255 or 65535 for 1, 8 and 16 bits. Floats must lie in [0, 1].
     """
 
     SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -136,25 +137,41 @@ class PictureFolder(Dataset[dict[str, Any]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         item: dict[str, Any] = {"image": _picture(self.files[index]), "study_id": self.files[index].stem}
-        scale = 65535 if item["image"].max() > 255 else 255
-        item["image"] = (item["image"] / scale)[:3]  # an alpha channel is no colour
         if self.labels is not None:
-            item["label"] = _picture(self.labels[index])[:1].long()
+            item["label"] = _channels(_open(self.labels[index]))[:1].long()
             if item["label"].shape[1:] != item["image"].shape[1:]:
                 raise InvalidArgument(f"the mask of {item['study_id']!r} has another size than its picture")
         return item
 
 
 def _picture(file: Path) -> Tensor:
+    """(C, H, W) in [0, 1]."""
+    picture = _open(file)
+    if picture.mode not in ("1", "L", "I", "F") and not picture.mode.startswith("I;16"):
+        picture = picture.convert("L" if picture.mode == "LA" else "RGB")
+    mode, pixels = picture.mode, _channels(picture)
+    if mode == "I" or (mode == "F" and not bool(((pixels >= 0) & (pixels <= 1)).all())):
+        raise InvalidArgument(
+            f"{file.name!r} has {'32-bit integers' if mode == 'I' else 'floats beyond [0, 1]'}, of which nobody knows "
+            f"what is white; scale them to [0, 1] or to 16 bits"
+        )
+    return pixels / (65535 if mode.startswith("I;16") else {"1": 1, "F": 1}.get(mode, 255))
+
+
+def _open(file: Path) -> Image:
     from PIL import Image
 
     try:
         with Image.open(file) as picture:
-            array = np.array(picture)
+            return picture.copy()
     except OSError as error:
         raise InvalidArgument(f"{file.name!r} is no readable picture: {error}") from error
-    array = array[..., None] if array.ndim == 2 else array
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)).astype(np.float32))
+
+
+def _channels(picture: Image) -> Tensor:
+    """The numbers in a picture, (C, H, W): of a palette the entries, not the colours."""
+    array = np.atleast_3d(np.array(picture)).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 class MedMNIST(Dataset[dict[str, Any]]):
@@ -206,6 +223,8 @@ def stack(items: Dataset[dict[str, Any]], key: str = "image", rows: Sequence[int
     """Some rows of a dataset as one tensor (N, ...), all of one size."""
     rows = range(len(items)) if rows is None else rows  # type: ignore[arg-type]
     values = [torch.as_tensor(items[i][key]) for i in rows]
+    if not values:
+        raise InvalidArgument("rows is empty; name at least one row")
     sizes = {tuple(v.shape) for v in values}
     if len(sizes) != 1:
         raise InvalidArgument(f"{key} come in several sizes, {sorted(sizes)[:3]}; resample, crop or pad them")
