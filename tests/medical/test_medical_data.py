@@ -199,6 +199,24 @@ def test_nan_images_are_refused():
         axial_slices([item])
 
 
+def test_items_on_another_grid_are_refused():
+    """Slices of a grid that is not theirs would have the wrong height, or not be axial."""
+    from monai.transforms import Orientation
+
+    item = PhantomCohort(1, geometry=SMALL)[0]
+    turned = item | {key: Orientation("LIA")(item[key]) for key in ("image", "tissue", "lesion")}
+    shifted = Geometry(SMALL.affine + 6 * np.eye(4, k=3), SMALL.shape)
+    for wrong, geometry, match in (
+        (item, WORKING_GRID, "image of 'phantom-0-0000' lies on another grid"),
+        (turned, SMALL, "axes LIA"),
+        (turned, Geometry.of(turned["image"]), "not axial"),
+        (item | {"tissue": shifted.attach(item["tissue"].as_tensor())}, SMALL, "tissue of .* another grid"),
+        (item | {"tissue": item["tissue"].as_tensor()[..., 1:]}, SMALL, "tissue of .* another grid"),
+    ):
+        with pytest.raises(InvalidArgument, match=match):
+            axial_slices([wrong], geometry)
+
+
 def test_lesions_are_where_their_mask_is():
     """Sick and healthy pseudo-patients of one seed differ in the lesion and a voxel around it; T2w shows it bright."""
     from suffuse_medical.data import PhantomCohort

@@ -12,7 +12,7 @@ from torch import Tensor
 from suffuse import Condition
 from suffuse.errors import InvalidArgument, unknown
 
-from .geometry import Geometry, plain
+from .geometry import Geometry, plain, spatial_shape
 from .phantoms import PhantomCohort, normalise
 from .splits import group_split, slab_split
 from .template import HELD_OUT_SLAB, WORKING_GRID, load_template
@@ -73,15 +73,21 @@ def to_intensity(x: Tensor) -> Tensor:
 
 
 def axial_slices(items: Iterable[Mapping[str, Any]], geometry: Geometry = WORKING_GRID) -> Slices:
-    """The axial slices with enough brain of MONAI dictionaries (``image``, ``tissue``, ``patient_id``) on one grid."""
+    """The axial slices with enough brain of MONAI dictionaries (``image``, ``tissue``, ``patient_id``) on one grid.
+
+    Args:
+        items: with (C, X, Y, Z) each. A MetaTensor must lie on ``geometry``; plain tensors are taken to.
+        geometry: of all items, with its last axis along the patient.
+    """
+    if geometry.axcodes[2] not in "SI":
+        raise InvalidArgument(f"geometry has axes {geometry.axcodes}: slices are not axial; reorient volumes to RAS")
     images, tissues, patients, positions, lesions = [], [], [], [], []
     z = geometry.world([(0, 0, k) for k in range(geometry.shape[2])])[:, 2]
     for item in items:
+        for name in ("image", "tissue", "lesion"):
+            if name in item:
+                _check(item[name], f"{name} of {item['patient_id']!r}", geometry)
         image, tissue = plain(item["image"]), plain(item["tissue"])
-        if not torch.isfinite(image).all():
-            raise InvalidArgument(
-                f"image of {item['patient_id']!r} has NaN or infinite voxels; mask or fill them first"
-            )
         enough = (tissue.sum(0) > 0.5).float().mean((0, 1)) >= MIN_BRAIN
         for k in enough.nonzero().flatten().tolist():
             images.append(to_network(image[:1, :, :, k]))
@@ -96,6 +102,19 @@ def axial_slices(items: Iterable[Mapping[str, Any]], geometry: Geometry = WORKIN
         raise InvalidArgument("some items have a lesion mask and others none; give all or none")
     lesion = torch.stack(lesions) if lesions else None
     return Slices(torch.stack(images), torch.stack(tissues), tuple(patients), tuple(positions), lesion)
+
+
+def _check(volume: Any, name: str, geometry: Geometry) -> None:
+    """Raise unless a volume is finite and lies on ``geometry``."""
+    where = Geometry.of(volume) if hasattr(volume, "affine") else None
+    if spatial_shape(volume) != geometry.shape or (where is not None and not where.isclose(geometry, tolerance=1e-3)):
+        axes = "" if where is None else f", axes {where.axcodes}"
+        raise InvalidArgument(
+            f"{name} lies on another grid ({spatial_shape(volume)} voxels{axes}) than geometry ({geometry.shape}, axes "
+            f"{geometry.axcodes}); resample it there, or pass the geometry of the items"
+        )
+    if not torch.isfinite(volume).all():
+        raise InvalidArgument(f"{name} has NaN or infinite voxels; mask or fill them first")
 
 
 def cohort_slices(cohort: PhantomCohort) -> Slices:
