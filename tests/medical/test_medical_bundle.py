@@ -84,9 +84,7 @@ def test_scale_and_schedule_come_back(exported, model):
 
 
 def test_a_plain_denoiser_of_images(card, tmp_path):
-    torch.manual_seed(0)
-    net = suffuse.nets.MonaiUNet(2, 1, num_res_blocks=1, norm_num_groups=2, attention_levels=[False], **UNET)
-    denoiser = suffuse.NetworkDenoiser(net, suffuse.schedules.VPLinear()).eval()
+    denoiser = _plain_denoiser()
     root = bundle.export(denoiser, tmp_path / "plain", card, shape=(1, 8, 8), steps=2, label_schema={1: "lesion"})
     workflow = _workflow(root, n=1)
     workflow.initialize()
@@ -95,6 +93,71 @@ def test_a_plain_denoiser_of_images(card, tmp_path):
     direct = suffuse.samplers.DPMSolverPP(steps=2)(denoiser, shape=(1, 1, 8, 8), generator=generator)
     np.testing.assert_allclose(np.load(root / "samples" / "sample-0.npy"), direct[0].numpy(), atol=1e-5)
     assert json.loads((root / "configs" / "metadata.json").read_text())["image_classes"] == {"1": "lesion"}
+
+
+def _plain_denoiser(**maps):
+    torch.manual_seed(0)
+    net = suffuse.nets.MonaiUNet(2, 1, maps=maps, num_res_blocks=1, norm_num_groups=2, attention_levels=[False], **UNET)
+    for parameter in net.parameters():  # MONAI starts the last layer at zero, deaf to what it is asked
+        torch.nn.init.normal_(parameter, std=0.1)
+    return suffuse.NetworkDenoiser(net, suffuse.schedules.VPLinear()).eval()
+
+
+def _run(root, **override):
+    workflow = _workflow(root, **override)
+    workflow.initialize()
+    workflow.run()
+    return {file.name: file.read_bytes() for file in sorted((root / "samples").iterdir())}
+
+
+def test_a_sampler_that_adds_noise_draws_it_from_the_seed(model, card, tmp_path):
+    """Nothing depends on the global state or on the items drawn before, and the images are those of ``sample``."""
+    root = bundle.export(model[0], tmp_path / "b", card, condition=model[1], steps=3, sampler="ddpm")
+    both = _run(root, n=2, seed=7)
+    torch.randn(5)
+    assert _run(root, n=2, seed=7) == both
+    drawn = torch.from_numpy(np.load(root / "samples" / "sample-8.npy"))
+    direct = model[0].sample(1, cond=model[1][1:2], sampler=suffuse.samplers.DDPM(steps=3), seed=8)
+    torch.testing.assert_close(drawn, direct[0], atol=1e-5, rtol=1e-4)
+
+
+def test_metadata_say_what_really_goes_in_and_comes_out(exported, model):
+    form = json.loads((exported / "configs" / "metadata.json").read_text())["network_data_format"]
+    inside, outside = form["inputs"]["image"], form["outputs"]["pred"]
+    assert (inside["num_channels"], inside["spatial_shape"]) == (2, [4, 4, 4])
+    assert (outside["num_channels"], *outside["spatial_shape"]) == tuple(
+        model[0].sample(1, cond=model[1][:1]).shape[1:]
+    )
+
+
+def test_the_null_value_of_a_condition_comes_along(card, tmp_path):
+    """A model that was trained with one is guided by it."""
+    cond = Condition(maps={"side": torch.ones(2, 1, 8, 8)}, nulls={"side": torch.full((1, 8, 8), -1.0)})
+    options = {"shape": (1, 8, 8), "steps": 2, "guidance_scale": 3.0}
+    root = bundle.export(_plain_denoiser(side=1), tmp_path / "b", card, condition=cond, **options)
+    item = bundle.NoiseDataset((1, 8, 8), 1, condition=root / "models" / "condition.safetensors")[0]
+    assert torch.equal(item["condition"].nulls["side"], cond.nulls["side"])
+
+
+def test_what_could_not_be_run_is_not_exported(card, tmp_path):
+    plain, stray = _plain_denoiser(), Condition(maps={"nothing": torch.zeros(1, 1, 8, 8)})
+    for options, message in (
+        ({"shape": (3, 8, 8)}, r"cannot draw shape=\(3, 8, 8\) with no condition"),
+        ({"shape": (1, 8, 8), "condition": stray}, r"cond has \['nothing'\]"),
+        ({"shape": (1, 8, 8), "spacing": (1.0, 2.0)}, "spacing must be three positive numbers"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            bundle.export(plain, tmp_path / "b", card, **options)
+        assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_measures_are_numbers_of_the_card(model, card, tmp_path):
+    measured = card.to_dict() | {"metrics": {"a": np.float32(0.5), "b": torch.tensor(2.0), "c": (1, np.int64(2))}}
+    root = bundle.export(model[0], tmp_path / "b", ModelCard.from_dict(measured), condition=model[1])
+    assert bundle.read_card(root).metrics == {"a": 0.5, "b": 2.0, "c": [1, 2]}
+    for field, value in (("metrics", {"a": object()}), ("counts", "three"), ("split", {"by": "patient"})):
+        with pytest.raises(InvalidArgument, match=field):
+            ModelCard.from_dict(card.to_dict() | {field: value}).check()
 
 
 def test_the_card_is_shipped_as_page_and_as_data(exported, card):
@@ -136,6 +199,50 @@ def test_a_missing_or_broken_file_is_named(exported):
         bundle.validate(exported)
     file.unlink()
     with pytest.raises(CheckpointError, match=r"has no configs/metadata\.json"):
+        bundle.validate(exported)
+
+
+@pytest.mark.parametrize(
+    "name", ["models/model.safetensors", "LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"]
+)
+def test_every_file_counts(exported, name):
+    (exported / name).unlink()
+    with pytest.raises(CheckpointError, match=f"has no {name}"):
+        bundle.validate(exported)
+
+
+def _change(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_fields_that_are_empty_or_of_another_kind_are_named(exported):
+    metadata, card = exported / "configs" / "metadata.json", exported / "docs" / "model_card.json"
+    text = card.read_text()
+    _change(metadata, lambda c: c.update(intended_use=" ", monai_version=None))
+    with pytest.raises(CheckpointError, match=r"lacks the fields \['monai_version', 'intended_use'\]"):
+        bundle.validate(exported)
+    metadata.write_text("null")
+    with pytest.raises(CheckpointError, match=r"metadata\.json of .* is no JSON object"):
+        bundle.validate(exported)
+    card.unlink()
+    with pytest.raises(CheckpointError, match=r"model_card\.json cannot be read as a model card"):
+        bundle.read_card(exported)
+    for wrong in ("[]", "{", text.replace('"name"', '"nom"')):
+        card.write_text(wrong)
+        with pytest.raises(CheckpointError, match=r"model_card\.json"):
+            bundle.read_card(exported)
+
+
+@pytest.mark.parametrize("key", ["schedule", "backbone", "model"])
+def test_a_model_that_does_not_load_is_not_valid(exported, key):
+    def drop(config):
+        del (config if key == "model" else config["model"]["denoiser"])[key]
+
+    bundle.validate(exported)
+    _change(exported / "models" / "config.json", drop)
+    with pytest.raises(CheckpointError, match=key):
         bundle.validate(exported)
 
 

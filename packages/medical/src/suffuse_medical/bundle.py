@@ -34,9 +34,9 @@ from torch.utils.data import Dataset
 
 import suffuse
 from suffuse import Condition, Denoiser
-from suffuse.errors import CheckpointError, InvalidArgument
+from suffuse.errors import CheckpointError, InvalidArgument, SuffuseError
 
-from .data.geometry import Geometry
+from .data.geometry import Geometry, plain
 from .data.nifti import write_nifti
 from .ldm import LatentDiffusion
 from .model_card import ModelCard
@@ -44,8 +44,7 @@ from .nets import MonaiDenoiser, MonaiNetwork
 
 __all__ = ["NoiseDataset", "Runner", "SamplerInferer", "export", "import_network", "load", "read_card", "validate"]
 
-CONFIGS = ("metadata.json", "inference.json", "logging.conf")
-#: What a bundle must hold, by file.
+#: What a bundle must hold: fields of JSON files, none of them empty but those in MAY_BE_EMPTY, and other files.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "configs/metadata.json": (
         "version", "changelog", "monai_version", "pytorch_version", "numpy_version", "required_packages_version",
@@ -59,6 +58,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "docs/model_card.json": (),
     "models/config.json": (),
 }  # fmt: skip
+MAY_BE_EMPTY = ("spacing", "label_schema")
+FILES = ("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "LICENSE", "models/model.safetensors")
 
 LOGGING = """[loggers]
 keys=root
@@ -132,12 +133,26 @@ class SamplerInferer(Inferer):
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: nn.Module, condition: Condition | None = None, *_: Any, **__: Any
+        self,
+        inputs: Tensor,
+        network: nn.Module,
+        condition: Condition | None = None,
+        seeds: Sequence[int] | None = None,
+        *_: Any,
+        **__: Any,
     ) -> Tensor:
-        """Images of standard normal noise (B, C, *spatial), decoded where the network is a ``LatentDiffusion``."""
-        latent = isinstance(network, LatentDiffusion)
+        """Images (B, C, *spatial), decoded where the network is a ``LatentDiffusion``.
+
+        Args:
+            inputs: standard normal noise, (B, C, *spatial).
+            network: a denoiser, or a ``LatentDiffusion``.
+            condition: of B rows.
+            seeds: of B images. All noise is then theirs, that of the start too, drawn where the network is, so that
+                the images are those of ``LatentDiffusion.sample``; of ``inputs`` the shape counts. Without seeds a
+                sampler that adds noise draws from torch's global state.
+        """
         denoiser: Denoiser = network.denoiser if isinstance(network, LatentDiffusion) else network  # type: ignore[assignment]
-        device = next(network.parameters()).device
+        device = _device(denoiser)
         if condition is not None:
             condition = condition.to(device)
             if isinstance(network, LatentDiffusion):
@@ -145,9 +160,12 @@ class SamplerInferer(Inferer):
         schedule = denoiser.schedule
         if condition is not None and self.guidance_scale != 1.0:
             denoiser = suffuse.guidance.ClassifierFree(denoiser, self.guidance_scale)
-        noise = torch.as_tensor(inputs).to(device) * schedule.sigma(1.0)
-        drawn = self.sampler(denoiser, x=noise, cond=condition)
-        return network.decode(drawn) if latent and isinstance(network, LatentDiffusion) else drawn
+        if seeds is None:
+            drawn = self.sampler(denoiser, x=plain(inputs).to(device) * schedule.sigma(1.0), cond=condition)
+        else:
+            generator = suffuse.random.generators(seeds, device)
+            drawn = self.sampler(denoiser, inputs.shape, cond=condition, generator=generator, device=device)
+        return network.decode(drawn) if isinstance(network, LatentDiffusion) else drawn
 
 
 class Runner:
@@ -176,7 +194,8 @@ class Runner:
         files = []
         for index in range(len(self.dataset)):  # type: ignore[arg-type]
             item = self.dataset[index]
-            image = self.inferer(item["image"][None], self.network, item.get("condition"))[0].cpu()
+            asked = item.get("condition")
+            image = self.inferer(item["image"][None], self.network, asked, [item["seed"]])[0].cpu()
             files.append(self._write(image, self.output_dir / f"sample-{item['seed']}"))
         return files
 
@@ -215,7 +234,7 @@ def export(
         path: the folder; must not exist yet, or be empty.
         card: complete, see ``ModelCard.check``.
         shape: of what is diffused, (C, *spatial); known for a ``LatentDiffusion``.
-        spacing: of voxels in mm, for volumes.
+        spacing: of voxels in mm, three numbers, for volumes.
         condition: example rows, for a model that needs one.
         intensity: how intensities were scaled, in words.
         label_schema: value -> name, for models with masks.
@@ -223,7 +242,8 @@ def export(
         data_license: text; default the card's ``training_data``.
 
     Raises:
-        InvalidArgument: for an incomplete card, a folder that is not empty, or a model that cannot be described.
+        InvalidArgument: for an incomplete card, a folder that is not empty, or a model that cannot be described, or
+            cannot draw this shape with this condition, which is tried in one step.
     """
     card.check()
     target = Path(path)
@@ -237,6 +257,8 @@ def export(
         shape = (model.autoencoder.latent_channels, *(n // factor for n in model.image_shape))
     if shape is None:
         raise InvalidArgument("shape is needed, (C, *spatial) of a sample; only a LatentDiffusion knows it itself")
+    if spacing is not None and (len(spacing) != 3 or not min(spacing) > 0):
+        raise InvalidArgument(f"spacing must be three positive numbers in mm, got {tuple(spacing)}")
     suffuse.samplers.by_name(sampler, steps=steps)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -247,9 +269,11 @@ def export(
         dataset: dict[str, Any] = {
             "_target_": "suffuse_medical.bundle.NoiseDataset", "shape": list(shape), "n": "@n", "seed": "@seed",
         }  # fmt: skip
-        if condition is not None:
-            _write_condition(condition, work / "models" / "condition.safetensors")
+        example = None if condition is None else work / "models" / "condition.safetensors"
+        if condition is not None and example is not None:
+            _write_condition(condition, example)
             dataset["condition"] = "$@bundle_root + '/models/condition.safetensors'"
+        drawn = _draw_once(work, NoiseDataset(shape, 1, condition=example), guidance_scale, _device(denoiser))
         inference = {
             "bundle_root": ".",
             "device": "$'cuda' if __import__('torch').cuda.is_available() else 'cpu'",
@@ -287,7 +311,7 @@ def export(
         }
         texts = {
             "configs/inference.json": json.dumps(inference, indent=2),
-            "configs/metadata.json": json.dumps(_metadata(card, shape, label_schema), indent=2),
+            "configs/metadata.json": json.dumps(_metadata(card, shape, drawn, label_schema), indent=2),
             "configs/logging.conf": LOGGING,
             "docs/README.md": card.markdown(),
             "docs/model_card.json": json.dumps(card.to_dict(), indent=2),
@@ -306,10 +330,33 @@ def export(
     return target
 
 
-def _metadata(card: ModelCard, shape: Sequence[int], labels: Mapping[int, str] | None) -> dict[str, Any]:
-    channels, *spatial = shape
-    form = {"type": "image", "format": "magnitude", "num_channels": channels, "spatial_shape": list(spatial),
-            "dtype": "float32", "value_range": [], "is_patch_data": False}  # fmt: skip
+def _device(module: nn.Module) -> torch.device:
+    return next((v.device for v in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def _draw_once(root: Path, dataset: NoiseDataset, guidance_scale: float, device: torch.device) -> tuple[int, ...]:
+    """The shape of what the bundle draws, found by drawing it in one step: better an error now than at the user's."""
+    item = dataset[0]
+    network = load(root, device)
+    try:
+        inferer = SamplerInferer("ddim", 1, guidance_scale)
+        return tuple(inferer(item["image"][None], network, item.get("condition"), [0]).shape[1:])
+    except SuffuseError:
+        raise
+    except Exception as error:  # torch's, of a network that was given what it cannot take
+        given = "no condition" if dataset.condition is None else f"the condition {list(dataset.condition.names)}"
+        raise InvalidArgument(
+            f"the model cannot draw shape={dataset.shape} with {given} ({error}); give those it was trained with"
+        ) from error
+
+
+def _metadata(
+    card: ModelCard, shape: Sequence[int], drawn: Sequence[int], labels: Mapping[int, str] | None
+) -> dict[str, Any]:
+    def form(channels: int, *spatial: int) -> dict[str, Any]:
+        return {"type": "image", "format": "magnitude", "num_channels": channels, "spatial_shape": spatial,
+                "dtype": "float32", "value_range": [], "is_patch_data": False}  # fmt: skip
+
     return {
         "version": card.version,
         "changelog": {card.version: card.changes},
@@ -325,8 +372,8 @@ def _metadata(card: ModelCard, shape: Sequence[int], labels: Mapping[int, str] |
         "data_source": card.training_data,
         "data_type": card.inputs,
         "image_classes": {str(k): v for k, v in (labels or {}).items()} or "none",
-        "eval_metrics": dict(card.metrics),
-        "network_data_format": {"inputs": {"image": form}, "outputs": {"pred": form}},
+        "eval_metrics": card.to_dict()["metrics"],
+        "network_data_format": {"inputs": {"image": form(*shape)}, "outputs": {"pred": form(*drawn)}},
     }
 
 
@@ -337,20 +384,38 @@ def _version() -> str:
 
 
 def validate(path: str | Path) -> None:
-    """Raise CheckpointError naming the file, or the field, that a bundle lacks."""
+    """Raise CheckpointError naming the file or field that a bundle lacks, or what keeps its model from loading."""
     root = Path(path)
     for name, needed in REQUIRED.items():
-        file = root / name
-        if not file.is_file():
-            raise CheckpointError(f"bundle {root.name!r} has no {name}; export it again, or copy the whole folder")
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{name} of bundle {root.name!r} is not JSON ({error}); copy it again") from error
-        missing = [key for key in needed if key not in content]
+        content = _read_json(root, name)
+        missing = [key for key in needed if key not in content or (_empty(content[key]) and key not in MAY_BE_EMPTY)]
         if missing:
             raise CheckpointError(f"{name} of bundle {root.name!r} lacks the fields {missing}; export it again")
-    read_card(root).check()
+    for name in FILES:
+        if not (root / name).is_file() or not (root / name).stat().st_size:
+            raise CheckpointError(f"bundle {root.name!r} has no {name}; export it again, or copy the whole folder")
+    try:
+        read_card(root).check()
+    except InvalidArgument as error:
+        raise CheckpointError(f"docs/model_card.json of bundle {root.name!r}: {error}") from error
+    load(root)
+
+
+def _read_json(root: Path, name: str) -> dict[str, Any]:
+    file = root / name
+    if not file.is_file():
+        raise CheckpointError(f"bundle {root.name!r} has no {name}; export it again, or copy the whole folder")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise CheckpointError(f"{name} of bundle {root.name!r} is not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{name} of bundle {root.name!r} is no JSON object; export it again")
+    return content
+
+
+def _empty(value: Any) -> bool:
+    return value in (None, {}, []) or (isinstance(value, str) and not value.strip())
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -373,10 +438,7 @@ def import_network(path: str | Path, scheduler: Any, network_id: str = "network_
         CheckpointError: when the entry is missing, is an expression, or names a network that is not known here.
     """
     root = Path(path)
-    file = root / "configs" / "inference.json"
-    if not file.is_file():
-        raise CheckpointError(f"bundle {root.name!r} has no configs/inference.json")
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = _read_json(root, "configs/inference.json")
     entry = config.get(network_id)
     if not isinstance(entry, dict) or "_target_" not in entry:
         raise CheckpointError(f"configs/inference.json has no network {network_id!r}; it has {sorted(config)}")
@@ -410,17 +472,17 @@ def _resolve(value: Any, config: Mapping[str, Any]) -> Any:
     return value
 
 
+PARTS = ("tokens", "maps", "masks", "nulls")
+
+
 def _write_condition(condition: Condition, path: Path) -> None:
-    parts = {f"tokens.{k}": v for k, v in condition.tokens.items()} | {
-        f"maps.{k}": v for k, v in condition.maps.items()
-    }
-    parts |= {f"masks.{k}": v for k, v in condition.masks.items()}
-    safetensors.torch.save_file({k: v.detach().cpu().contiguous() for k, v in parts.items()}, path)
+    parts = {f"{part}.{name}": v for part in PARTS for name, v in getattr(condition, part).items()}
+    safetensors.torch.save_file({k: v.detach().cpu().contiguous().clone() for k, v in parts.items()}, path)
 
 
 def _read_condition(path: Path) -> Condition:
-    kinds: dict[str, dict[str, Tensor]] = {"tokens": {}, "maps": {}, "masks": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for key, value in safetensors.torch.load_file(path).items():
-        kind, _, name = key.partition(".")
-        kinds[kind][name] = value
-    return Condition(**kinds)
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    return Condition(**parts)

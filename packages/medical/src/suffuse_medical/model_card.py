@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from suffuse.errors import InvalidArgument
+import numpy as np
+import torch
+
+from suffuse.errors import CheckpointError, InvalidArgument
 
 __all__ = ["NOT_CLINICAL", "ModelCard"]
 
@@ -35,6 +38,23 @@ HEADINGS = {
     "changes": "Changes, and changes that are planned",
     "license": "Licence of the model",
 }
+
+
+#: Fields that map names to values; all others are text.
+MAPPINGS = ("counts", "metrics", "subgroups", "extra")
+
+
+def _plain(value: Any, name: str) -> Any:
+    """A value as JSON has it: numbers of numpy and torch, which measures return, as Python's."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, name) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, name) for v in value]
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidArgument(f"{name} of the model card holds a {type(value).__name__}; write numbers and text only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,28 +100,35 @@ class ModelCard:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.intended_use.strip() and NOT_CLINICAL.lower() not in self.intended_use.lower():
-            object.__setattr__(self, "intended_use", f"{self.intended_use.strip()} {NOT_CLINICAL}")
+        use = self.intended_use
+        if isinstance(use, str) and use.strip() and NOT_CLINICAL.lower() not in use.lower():
+            object.__setattr__(self, "intended_use", f"{use.strip()} {NOT_CLINICAL}")
 
     def check(self) -> None:
-        """Raise InvalidArgument naming the fields that are empty."""
-        empty = []
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name != "extra" and (not value or (isinstance(value, str) and not value.strip())):
-                empty.append(f.name)
+        """Raise InvalidArgument naming the fields that are empty, or hold what a card cannot."""
+        values = self.to_dict()
+        required = {name: value for name, value in values.items() if name != "extra"}
+        empty = [name for name, v in required.items() if not v or (isinstance(v, str) and not v.strip())]
         if empty:
             raise InvalidArgument(
                 f"the model card lacks {empty}; fill them in, with 'none measured' where that is true"
             )
+        wrong = [name for name, value in values.items() if not isinstance(value, dict if name in MAPPINGS else str)]
+        if wrong:
+            raise InvalidArgument(
+                f"{wrong} of the model card are of the wrong kind: {', '.join(MAPPINGS)} map names to values, all "
+                f"others are text"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {key: dict(v) if isinstance(v, Mapping) else v for key, v in asdict(self).items()}
+        return {f.name: _plain(getattr(self, f.name), f.name) for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:
         """The inverse of ``to_dict``; raises InvalidArgument for fields that are missing or unknown."""
+        if not isinstance(values, Mapping):
+            raise InvalidArgument(f"not a model card: expected fields by name, got a {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         missing, stray = sorted(known - set(values) - {"extra"}), sorted(set(values) - known)
         if missing or stray:
@@ -110,14 +137,18 @@ class ModelCard:
 
     @classmethod
     def read(cls, path: str | Path) -> ModelCard:
-        """From the JSON file that a bundle ships."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """From the JSON file that a bundle ships. Raises CheckpointError for one that is missing or is no card."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:  # among which are InvalidArgument and JSON's
+            raise CheckpointError(f"{path} cannot be read as a model card ({error}); copy the whole bundle") from error
 
     def markdown(self) -> str:
         """The card as a page."""
+        values = self.to_dict()
         parts = [f"# {self.name} {self.version}"]
         for key, heading in HEADINGS.items():
-            value = getattr(self, key)
+            value = values[key]
             text = "\n".join(f"- {k}: {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
             parts += [f"## {heading}", text]
         parts += [f"## {key}\n\n{text}" for key, text in self.extra.items()]
