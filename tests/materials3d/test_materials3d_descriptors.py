@@ -274,6 +274,19 @@ def test_absorption_and_dissociation_by_hand():
     assert graspi.interface_edges(ms) == pytest.approx(16 / 12)  # each of 4 sees all 4 below
 
 
+def test_shortest_ways_are_lengths():
+    """The step aside once more, with voxels of another height, and in another unit."""
+    labels = np.zeros((3, 1, 9), dtype=np.uint8)
+    labels[0, 0, :5] = labels[1, 0, 5:] = 1
+    for unit in (1.0, 1e-9):
+        ms = Microstructure(labels, (unit, unit, 0.25 * unit))
+        aside = math.hypot(1, 0.25) - 0.25
+        assert graspi.geometric_tortuosity(ms, 1) == pytest.approx((8 * 0.25 + aside) / (8 * 0.25))
+        assert graspi.straight(ms, 1) == 5 / 9  # flat voxels: beyond the corner no way is straight
+    with pytest.raises(InvalidArgument, match="two layers or more"):
+        graspi.geometric_tortuosity(Microstructure(labels[:, :, :1]), 1)
+
+
 # --- curves -----------------------------------------------------------------------------------------------------
 
 
@@ -356,15 +369,55 @@ def test_soft_descriptors_have_true_gradients(name):
     assert torch.autograd.gradcheck(DESCRIPTORS[name].soft, p)
 
 
+def test_the_soft_area_is_that_of_smooth_shares(sphere):
+    ms, radius = sphere
+    p = torch.sigmoid(torch.from_numpy(ms.field))[None]
+    truth = 4 * math.pi * radius**2 / math.prod(ms.size)
+    assert soft.soft_interface(p).item() == pytest.approx(truth, rel=0.05)
+    assert soft.soft_interface(torch.from_numpy(ms.labels).float()[None]).item() > 1.03 * truth
+
+
 # --- the registry -----------------------------------------------------------------------------------------------
 
 
 def test_names_of_phases_and_letters():
     assert canonical("tau_D") == "tau_0" and canonical("drel_A") == "drel_1" and canonical("vf_M") == "vf_2"
+    assert DESCRIPTORS["tau_D"] is DESCRIPTORS["tau_0"] and "tau_D" not in DESCRIPTORS
     with pytest.raises(InvalidArgument, match="unknown descriptor 'tau_9'; did you mean"):
         canonical("tau_9")
     with pytest.raises(InvalidArgument, match="curves"):
         measure_all([channels()], ["S2_1"])
+
+
+def test_a_fourth_phase_has_no_names():
+    ms = Microstructure(np.arange(4).reshape(2, 2, 1))
+    with pytest.raises(InvalidArgument, match=r"none for \[3\]; choose a phase"):
+        measure(ms)
+    assert measure(ms, phase=1)["vf_1"] == measure(ms, ["vf_D"])["vf_D"] == 0.25
+
+
+@measured
+def test_the_transport_of_a_phase_is_solved_once(monkeypatch):
+    from suffuse_materials3d.descriptors import registry
+
+    asked = []
+    monkeypatch.setattr(registry, "transport", lambda some, k, **kw: asked.append(k) or transport(some, k, **kw))
+    found = measure(channels(0.25), ["tau_1", "vf_1", "drel_A", "drel_0"])
+    assert asked == [1, 0]
+    assert list(found) == ["tau_1", "vf_1", "drel_A", "drel_0"]
+    assert found["tau_1"] == pytest.approx(found["vf_1"] / found["drel_A"])
+
+
+@measured
+def test_taufactor_measures_with_the_voxel_or_says_that_it_does_not():
+    flat = Microstructure(channels().labels, (1, 1, 0.5))
+    with pytest.raises(InvalidArgument, match="must be cubes"):
+        measure(flat, ["sv_cubes"])
+    assert measure(flat, ["sv_faces"])["sv_faces"] == pytest.approx(1 / 8)
+    labels = np.zeros((4, 4, 4), dtype=np.uint8)
+    labels[:2, 2:], labels[2:, 2:] = 1, 2  # they meet in one line along z: 4 of the 4 (3 3) + 2 (4 3 3) inner edges
+    for spacing in ((1, 1, 1), (1, 1, 0.5)):
+        assert measure(Microstructure(labels, spacing), ["tpb"])["tpb"] == pytest.approx(4 / 108)
 
 
 @pytest.mark.slow

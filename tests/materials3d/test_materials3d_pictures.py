@@ -116,7 +116,7 @@ def test_the_command_line(three, tmp_path, capsys):
     path = write_volume(three, tmp_path / "v.tif")
     assert main(["check-data", str(path)]) == 0
     told = capsys.readouterr().out
-    assert "14 x 12 x 10 voxels" in told and "phase 2" in told and "not cubes" in told
+    assert "14 x 12 x 10 voxels" in told and "phase 2" in told and "not cubes" in told and "sv_cubes refuse" in told
     assert main(["measure", str(path), "--names", "vf_1", "S2_M"]) == 0
     assert f"vf_1 {three.mask(1).mean():.6g}" in capsys.readouterr().out
     assert main(["mesh", str(path), str(tmp_path / "v.stl"), "--smooth", "0"]) == 0

@@ -29,7 +29,8 @@ def check_data(path: Path) -> None:
     if ms.unit == "voxel":
         print("  the voxel size is not in the file; give it with read_volume(path, spacing=..., unit=...)")
     if max(ms.spacing) > min(ms.spacing) * (1 + 1e-6):
-        print("  voxels are not cubes: transport and areas account for it, sizes by porespy do not")
+        print("  voxels are not cubes: thickness, pore_size and sv_cubes refuse that; tpb, iface_conn and norm_STAT_e")
+        print("  count edges whatever their length; all other descriptors account for it")
     for phase in ms.phases:
         through = [axis for axis, name in enumerate("xyz") if metrics.percolates(ms, phase, axis)]
         names = ", ".join("xyz"[axis] for axis in through) or "no axis"

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from suffuse.errors import InvalidArgument
+
 from ..microstructure import Microstructure
 
 __all__ = [
@@ -38,7 +40,7 @@ def electrode(phase: int, thickness: int) -> int:
 
 
 def _paths(ms: Microstructure, phase: int) -> NDArray[np.float64]:
-    """(X, Y, Z) length of the shortest way inside the phase from each voxel to the electrode's layer, in voxels."""
+    """(X, Y, Z) length in ``ms.unit`` of the shortest way inside the phase from a voxel to the electrode's layer."""
     from skimage.graph import MCP_Geometric
 
     mask = ms.mask(phase)
@@ -46,14 +48,14 @@ def _paths(ms: Microstructure, phase: int) -> NDArray[np.float64]:
     starts = [(int(x), int(y), at) for x, y in np.argwhere(mask[:, :, at])]
     if not starts:
         return np.full(ms.shape, np.inf)
-    search: Any = MCP_Geometric(np.where(mask, 1.0, -1.0), fully_connected=True)
+    search: Any = MCP_Geometric(np.where(mask, 1.0, -1.0), fully_connected=True, sampling=ms.spacing)
     lengths, _ = search.find_costs(starts)
     return np.where(mask, lengths, np.inf)
 
 
-def _heights(ms: Microstructure, phase: int) -> NDArray[np.int_]:
-    """(Z,) layers between a voxel and the electrode."""
-    return np.abs(np.arange(ms.shape[2]) - electrode(phase, ms.shape[2]))
+def _heights(ms: Microstructure, phase: int) -> NDArray[np.float64]:
+    """(Z,) distance of a layer from the electrode's, in ``ms.unit``."""
+    return np.abs(np.arange(ms.shape[2]) - electrode(phase, ms.shape[2])) * ms.spacing[2]
 
 
 def straight(ms: Microstructure, phase: int = 1) -> float:
@@ -72,10 +74,11 @@ def straight(ms: Microstructure, phase: int = 1) -> float:
 
 def geometric_tortuosity(ms: Microstructure, phase: int = 1) -> float:
     """Mean over the far layer of (shortest way from the electrode) / (straight distance); infinite without any."""
-    lengths = _paths(ms, phase)
-    far = lengths[:, :, 0 if phase == 0 else -1]
+    if ms.shape[2] < 2:
+        raise InvalidArgument(f"tau_geo needs two layers or more along z, the shape is {ms.shape}")
+    far, height = (a[..., 0 if phase == 0 else -1] for a in (_paths(ms, phase), _heights(ms, phase)))
     reached = np.isfinite(far)
-    return float(far[reached].mean() / max(ms.shape[2] - 1, 1)) if reached.any() else float("inf")
+    return float(far[reached].mean() / height) if reached.any() else float("inf")
 
 
 def connected_to_electrode(ms: Microstructure, phase: int = 1) -> float:

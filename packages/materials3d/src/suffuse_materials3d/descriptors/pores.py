@@ -79,7 +79,7 @@ def chord_lengths(ms: Microstructure, phase: int = 1, axis: int = 2) -> Curve:
 
 def local_thickness(ms: Microstructure, phase: int = 1) -> NDArray[np.float32]:
     """(X, Y, Z) diameter of the largest ball inside the phase that covers each voxel, 0 outside of it."""
-    edge = _cubic(ms)
+    edge = cubic(ms)
     porespy = require("porespy", extra="measure", package="suffuse-materials3d")
     mask = ms.mask(phase)
     if not mask.any() or mask.all():
@@ -96,7 +96,12 @@ def pore_sizes(ms: Microstructure, phase: int = 1, bins: int = 16) -> Curve:
     return Curve((edges[1:] + edges[:-1]) / 2, counts / max(counts.sum(), 1))
 
 
-def _cubic(ms: Microstructure) -> float:
+def cubic(ms: Microstructure) -> float:
+    """The edge of a voxel.
+
+    Raises:
+        InvalidArgument: when it has several.
+    """
     if max(ms.spacing) > min(ms.spacing) * (1 + 1e-6):
         raise InvalidArgument(f"voxels must be cubes, spacing is {ms.spacing}; resample the volume first")
     return ms.spacing[0]

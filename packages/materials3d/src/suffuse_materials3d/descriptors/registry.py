@@ -5,7 +5,7 @@ Names end in the phase, a label or GraSPI's letter (D donor 0, A acceptor 1, M m
     vf            share of the voxels                    sv              interface area per volume (Crofton)
     drel, tau     diffusive transport along z            sv_faces, sv_gradient, sv_cubes   other definitions of it
     percolates    one cluster from face to face of z     interface_01    area between two phases, per volume
-    connected     share of the largest cluster           tpb             triple-phase boundary, per vertex
+    connected     share of the largest cluster           tpb             share of inner edges at three phases
     conn_frac     share connected to its electrode       length          characteristic wavelength
     straight      share with a straight way to it        iface_conn      live share of donor-acceptor edges
     tau_geo       shortest way through / thickness       norm_STAT_e     donor-acceptor edges per voxel
@@ -19,8 +19,9 @@ Names end in the phase, a label or GraSPI's letter (D donor 0, A acceptor 1, M m
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from .. import metrics
 from ..metrics import Curve
 from ..microstructure import Microstructure
 from . import graspi, pores, soft
-from .transport import transport
+from .transport import Transport, transport
 
 __all__ = ["DESCRIPTORS", "Descriptor", "canonical", "measure", "measure_all"]
 
@@ -49,7 +50,7 @@ class Descriptor:
         fn: Microstructure -> number, or ``Curve``.
         curve: whether it gives a curve.
         soft: shares of the phase (B, X, Y, Z) -> (B, ...), with a gradient; None where there is none.
-        batch: many structures at once -> numbers, where that is faster than one by one.
+        solved: (phase, ``Transport`` of it -> number) where it is one of those, which are solved once for many.
         low, high: the values that it can take.
         doc: what it is, in a line.
     """
@@ -58,7 +59,7 @@ class Descriptor:
     fn: Callable[[Microstructure], float | Curve]
     curve: bool = False
     soft: Callable[[Tensor], Tensor] | None = None
-    batch: Callable[[Sequence[Microstructure]], list[float]] | None = None
+    solved: tuple[int, Callable[[Transport], float]] | None = None
     low: float = 0.0
     high: float = float("inf")
     doc: str = ""
@@ -71,14 +72,6 @@ class Descriptor:
         return self.fn(ms)
 
 
-def _drel(some: Sequence[Microstructure], k: int) -> list[float]:
-    return [t.drel for t in transport(some, k)]
-
-
-def _tau(some: Sequence[Microstructure], k: int) -> list[float]:
-    return [t.tau for t in transport(some, k)]
-
-
 def _of_phase(k: int) -> list[Descriptor]:
     """The descriptors of one phase."""
     inf = float("inf")
@@ -88,15 +81,15 @@ def _of_phase(k: int) -> list[Descriptor]:
         ),
         Descriptor(
             f"drel_{k}",
-            lambda ms: _drel([ms], k)[0],
-            batch=lambda some: _drel(some, k),
+            lambda ms: transport(ms, k)[0].drel,
+            solved=(k, lambda t: t.drel),
             high=1,
             doc="D_eff / D0 along z, 0 where it does not percolate",
         ),
         Descriptor(
             f"tau_{k}",
-            lambda ms: _tau([ms], k)[0],
-            batch=lambda some: _tau(some, k),
+            lambda ms: transport(ms, k)[0].tau,
+            solved=(k, lambda t: t.tau),
             low=1,
             doc="tortuosity factor VF / D_rel along z, infinite where it does not percolate",
         ),
@@ -144,6 +137,8 @@ def _taufactor_area(method: str) -> Callable[[Microstructure], float]:
         from .transport import _silence
 
         found = require("taufactor.metrics", extra="measure", package="suffuse-materials3d")
+        if method == "marching_cubes":
+            pores.cubic(ms)
         if len(ms.phases) < 2:
             return 0.0
         with _silence():
@@ -175,14 +170,22 @@ _ALL = [
     Descriptor("interface_01", lambda ms: _pair_area(ms, 0, 1), doc="area between two phases, per volume"),
     Descriptor("interface_02", lambda ms: _pair_area(ms, 0, 2)),
     Descriptor("interface_12", lambda ms: _pair_area(ms, 1, 2)),
-    Descriptor("tpb", _tpb, doc="taufactor's triple-phase boundary, per vertex"),
+    Descriptor("tpb", _tpb, high=1, doc="taufactor's share of inner edges at three phases"),
     Descriptor("length", metrics.characteristic_length, doc="2 pi / <k>"),
     Descriptor("iface_conn", graspi.interface_connected, high=1),
     Descriptor("norm_STAT_e", graspi.interface_edges),
 ]
 
+
+class _ByName(dict[str, Descriptor]):
+    """Also by the letters of phases."""
+
+    def __missing__(self, name: str) -> Descriptor:
+        return self[canonical(name)]
+
+
 #: Every descriptor by name.
-DESCRIPTORS: dict[str, Descriptor] = {d.name: d for d in _ALL}
+DESCRIPTORS: dict[str, Descriptor] = _ByName({d.name: d for d in _ALL})
 
 #: What is measured unless asked otherwise: quick, and with nothing beyond the base installation.
 DEFAULT = ("vf", "percolates", "connected", "clusters", "euler")
@@ -202,34 +205,60 @@ def canonical(name: str) -> str:
     raise unknown("descriptor", name, DESCRIPTORS)
 
 
-def measure(ms: Microstructure, names: Iterable[str] | None = None, phase: int | None = None) -> dict[str, Any]:
+def measure(
+    ms: Microstructure, names: Iterable[str] | None = None, phase: int | None = None, *, device: str = "cpu"
+) -> dict[str, Any]:
     """Descriptors of a structure by name.
 
     Args:
         ms: the structure.
         names: see this module; by default the quick ones of each phase, and the interface area.
         phase: with the default names, of this phase alone.
+        device: on which transport is solved.
 
     Returns:
         name as asked -> number, or ``Curve``.
+
+    Raises:
+        InvalidArgument: for an unknown name, or without names for a structure with phases that have none.
     """
     if names is None:
         phases = ms.phases if phase is None else (phase,)
+        if nameless := [k for k in phases if k not in PHASES]:
+            raise InvalidArgument(
+                f"there are names for phases {PHASES} and none for {nameless}; choose a phase that has, or merge some"
+            )
         names = [f"{d}_{k}" for k in phases for d in DEFAULT] + ["sv"]
-    return {name: DESCRIPTORS[canonical(name)](ms) for name in list(names)}
+    return {name: values[0] for name, values in _columns([ms], list(names), device).items()}
 
 
-def measure_all(structures: Sequence[Microstructure], names: Sequence[str]) -> dict[str, np.ndarray]:
+def measure_all(
+    structures: Sequence[Microstructure], names: Sequence[str], *, device: str = "cpu"
+) -> dict[str, np.ndarray]:
     """Numbers of many structures: name -> (N,); what can be computed at once is.
+
+    Args:
+        structures: of any shapes.
+        names: see this module.
+        device: on which transport is solved.
 
     Raises:
         InvalidArgument: for an unknown name, or one that gives a curve.
     """
-    columns: dict[str, np.ndarray] = {}
-    chosen: Mapping[str, Descriptor] = {name: DESCRIPTORS[canonical(name)] for name in names}
-    if curves := [name for name, d in chosen.items() if d.curve]:
+    if curves := [name for name in names if DESCRIPTORS[name].curve]:
         raise InvalidArgument(f"{curves} are curves; measure each structure with measure")
-    for name, descriptor in chosen.items():
-        values = descriptor.batch(structures) if descriptor.batch else [descriptor(ms) for ms in structures]
-        columns[name] = np.asarray(values, dtype=np.float64)
+    columns = _columns(structures, names, device)
+    return {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+
+
+def _columns(structures: Sequence[Microstructure], names: Sequence[str], device: str) -> dict[str, list[Any]]:
+    """What each name is of each structure; the transport of a phase is solved once."""
+    solve = cache(lambda phase: transport(structures, phase, device=device))
+    columns: dict[str, list[Any]] = {}
+    for name, descriptor in {name: DESCRIPTORS[name] for name in names}.items():
+        if descriptor.solved:
+            phase, value = descriptor.solved
+            columns[name] = [value(found) for found in solve(phase)]
+        else:
+            columns[name] = [descriptor(ms) for ms in structures]
     return columns

@@ -1,6 +1,7 @@
 r"""Descriptors of probabilities, which have gradients: for losses and for guidance.
 
-Volumes are shares p (B, X, Y, Z) in [0, 1] of one phase; on labels (0 or 1) each agrees with its hard namesake.
+Volumes are shares p (B, X, Y, Z) in [0, 1] of one phase, of cubic voxels in a periodic box. On labels (0 or 1) each
+agrees with its hard namesake, but for ``soft_interface``: it is for smooth shares, and on labels some percent larger.
 """
 
 from __future__ import annotations
