@@ -196,6 +196,12 @@ def test_measure_by_name(layers):
         measure(layers, ["clustres_1"])
 
 
+def test_structures_are_compared_by_identity(layers):
+    """Arrays have no one truth value, so == and sets of structures ask whether it is the same one."""
+    other = structure(layers.labels)
+    assert layers == layers and layers != other and len({layers, other, layers}) == 2
+
+
 def test_a_uniform_structure_has_no_length():
     with pytest.raises(InvalidArgument, match="uniform"):
         metrics.characteristic_length(structure(np.zeros((4, 4, 4))))

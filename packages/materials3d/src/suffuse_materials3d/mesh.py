@@ -112,6 +112,7 @@ def write_mesh(mesh: trimesh.Trimesh | trimesh.Scene, path: str | Path) -> Path:
     Coordinates are not rescaled, and formats differ in what they say of their unit: .stl and .ply nothing, .glb is
     metres to its readers, .3mf states the structure's unit where it is micrometres or larger ones of the metre, and
     else millimetres. So unit and size are also written to a JSON file beside it (``part.stl`` -> ``part.stl.json``).
+    Readers merge vertices that are nearer than some 1e-8: do not give nanometres in metres.
 
     Args:
         mesh: what ``to_mesh`` or ``to_scene`` made.

@@ -19,9 +19,9 @@ from suffuse.errors import InvalidArgument
 __all__ = ["Microstructure"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth value to compare by
 class Microstructure:
-    """A labelled volume.
+    """A labelled volume. It equals itself alone; compare ``labels`` and the rest by what you mean.
 
     Args:
         labels: (X, Y, Z), whole numbers 0 ... K-1 (or bool) naming the phase of each voxel; kept as uint8.
