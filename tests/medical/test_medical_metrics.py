@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from suffuse.errors import InvalidArgument
-from suffuse_medical import metrics
+from suffuse_medical import metrics, uncertainty
 from suffuse_medical.data import to_intensity
+from suffuse_medical.prediction import Prediction
 
 
 def test_fidelity_of_the_truth_is_perfect_and_noise_lowers_it(slices):
@@ -77,6 +78,52 @@ def test_one_clear_error_each():
         metrics.rbf_mmd(x[:2], x[:2])
     with pytest.raises(InvalidArgument, match="one image many times over"):
         metrics.rbf_mmd(x, x)
+    noise = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for real, generated, name in ((noise, noise * torch.nan, "generated"), (noise / 0, noise, "real")):
+        for distance in (metrics.rbf_mmd, metrics.fid):
+            with pytest.raises(InvalidArgument, match=f"{name} has NaN or infinite voxels"):
+                distance(real, generated)
+
+
+def _calibration_set(patients=10):
+    generator = torch.Generator().manual_seed(0)
+    samples, truth = torch.randn(5, patients, 1, 4, 4, generator=generator).split([4, 1])
+    return samples, truth[0], torch.ones(patients, 1, 4, 4, dtype=torch.bool), [str(k) for k in range(patients)]
+
+
+def test_intervals_are_not_calibrated_on_nothing():
+    samples, truth, mask, patients = _calibration_set()
+    bare, spoilt = mask.clone(), truth.clone()
+    bare[3], spoilt[2, 0, 0, 0] = False, torch.nan
+    assert uncertainty.calibrate(Prediction(samples), truth, mask, patients).scale > 0
+    for arguments, message in (
+        ((Prediction(samples), truth, bare, patients), r"mask is empty for the patients \['3'\]"),
+        ((Prediction(torch.zeros_like(samples)), truth, mask, patients), "no spread to scale"),
+        ((Prediction(samples), spoilt, mask, patients), "NaN or infinite voxels inside of mask"),
+        ((Prediction(samples), truth, mask, patients[:-1]), "a name each"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            uncertainty.calibrate(*arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_measures_are_the_same_on_a_gpu():
+    samples, truth, mask, patients = _calibration_set()
+    images = torch.randn(2, 8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def numbers(device):
+        prediction, x, m = Prediction(samples.to(device)), truth.to(device), mask.to(device)
+        found = uncertainty.calibrate(prediction, x, m, patients)
+        return [
+            found.scale,
+            *found.coverage(prediction, x, m, patients),
+            uncertainty.sparsification(prediction, x, m)[1],
+            metrics.error_spread_correlation(prediction.samples, x, m),
+            *metrics.per_patient(x.mean((1, 2, 3)), patients),
+            metrics.rbf_mmd(*images.to(device)),
+        ]
+
+    assert numbers("cuda") == pytest.approx(numbers("cpu"), rel=1e-3, abs=1e-4)
 
 
 def test_fid_of_known_gaussians_and_the_refusal_of_few_images():

@@ -71,6 +71,14 @@ def test_membership_knows_a_memoriser_and_not_an_honest_model(sets):
     assert membership(honest, train, held_out, draws=1).auc == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_are_brought_to_the_model(sets):
+    train, held_out, fresh = sets
+    denoiser = EmpiricalDenoiser(train, VPCosine()).cuda()
+    assert membership(denoiser, train, held_out, draws=1).auc > 0.99
+    assert len(memorisation(fresh, train, held_out, embedding=CopyEmbedding(1).cuda()).copied) == len(fresh)
+
+
 def test_one_clear_error_each(sets, embedding):
     train, held_out, _ = sets
     for call, message in (
@@ -80,6 +88,10 @@ def test_one_clear_error_each(sets, embedding):
             lambda: memorisation(train, train, held_out, train_patients=["a", "b"], held_out_patients=["b"]),
             "split by patient",
         ),
+        (lambda: memorisation(train * torch.nan, train, held_out, embedding=embedding), "drawn is empty or has NaN"),
+        (lambda: memorisation(train[:0], train, held_out, embedding=embedding), "drawn is empty or has NaN"),
+        (lambda: memorisation(train, train, held_out / 0, embedding=embedding), "held_out is empty or has NaN"),
+        (lambda: membership(EmpiricalDenoiser(train, VPCosine()), train, held_out / 0), "held_out is empty or has NaN"),
         (lambda: CopyEmbedding(1).fit(train[:2]), "at least 4 images"),
         (lambda: membership(EmpiricalDenoiser(train, VPCosine()), train[:1], held_out), "at least two images"),
     ):

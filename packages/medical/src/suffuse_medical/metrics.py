@@ -63,7 +63,7 @@ class Summary:
 def per_patient(values: Tensor, patients: Sequence[str]) -> np.ndarray:
     """(N,) values of slices -> (patients,) means, patients in sorted order: a patient counts once, not once a slice."""
     names = np.array(patients)
-    return np.array([values.double().numpy()[names == name].mean() for name in sorted(set(patients))])
+    return np.array([values.double().cpu().numpy()[names == name].mean() for name in sorted(set(patients))])
 
 
 def summarise(values: Tensor, patients: Sequence[str]) -> Summary:
@@ -102,7 +102,7 @@ def texture_features(images: Tensor, seed: int = 0) -> Tensor:
     if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[2:]) < 20:
         raise InvalidArgument(f"images must be (N, 1, H, W) of at least 20 x 20 pixels, got {tuple(images.shape)}")
     generator = torch.Generator().manual_seed(seed)
-    filters = torch.randn(64, 1, 5, 5, generator=generator)
+    filters = torch.randn(64, 1, 5, 5, generator=generator).to(images)
     filters = filters - filters.mean((2, 3), keepdim=True)
     filters = filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     parts = []
@@ -125,19 +125,26 @@ def rbf_mmd(real: Tensor, generated: Tensor, *, waves: int = 2048, seed: int = 0
         raise InvalidArgument(
             f"need two equal sets of at least 4 images, got {tuple(real.shape)}, {tuple(generated.shape)}"
         )
+    _finite(real, generated)
     features = texture_features(real)
     distances = torch.pdist(features)
     width = float(distances.median())
     if width == 0:
         raise InvalidArgument("real holds one image many times over; an MMD needs a sample of different images")
     generator = torch.Generator().manual_seed(seed)
-    w = torch.randn(features.shape[1], waves, generator=generator, dtype=torch.float64) / width
-    b = 2 * torch.pi * torch.rand(waves, generator=generator, dtype=torch.float64)
+    w = torch.randn(features.shape[1], waves, generator=generator, dtype=torch.float64).to(real.device) / width
+    b = 2 * torch.pi * torch.rand(waves, generator=generator, dtype=torch.float64).to(real.device)
 
     def waves_of(images: Tensor) -> Tensor:
         return (texture_features(images).double() @ w + b).cos() * (2 / waves) ** 0.5
 
     return float(MMDMetric(y_mapping=waves_of)(real, generated))
+
+
+def _finite(real: Tensor, generated: Tensor) -> None:
+    for name, images in (("real", real), ("generated", generated)):
+        if not bool(torch.isfinite(images).all()):
+            raise InvalidArgument(f"{name} has NaN or infinite voxels; a distance to them says nothing")
 
 
 class FID(NamedTuple):
@@ -161,6 +168,7 @@ def fid(real: Tensor, generated: Tensor, features: Callable[[Tensor], Tensor] = 
     """
     from monai.metrics import FIDMetric
 
+    _finite(real, generated)
     a, b = features(real).double(), features(generated).double()
     least = 2 * a.shape[1]
     if min(len(a), len(b)) < least:
@@ -168,7 +176,7 @@ def fid(real: Tensor, generated: Tensor, features: Callable[[Tensor], Tensor] = 
             f"FID of {a.shape[1]} features needs at least {least} images in each set, got {len(a)} real and {len(b)} "
             f"generated; use rbf_mmd, or fewer features"
         )
-    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(0)).to(a.device)
     one, two = a[order[: len(a) // 2]], a[order[len(a) // 2 :]]
     return FID(float(FIDMetric()(b, a)), float(FIDMetric()(one, two)))
 
@@ -208,4 +216,4 @@ def error_spread_correlation(samples: Tensor, truth: Tensor, brain: Tensor) -> f
     from scipy.stats import spearmanr
 
     error = (samples.mean(0) - truth).abs()[brain]
-    return float(spearmanr(error.numpy(), samples.std(0)[brain].numpy()).statistic)
+    return float(spearmanr(error.cpu().numpy(), samples.std(0)[brain].cpu().numpy()).statistic)

@@ -69,11 +69,11 @@ class CopyEmbedding(nn.Module):
             raise InvalidArgument(f"need at least 4 images to tell copies from others, got {len(images)}")
         generator = torch.Generator().manual_seed(seed)
         optimiser = torch.optim.AdamW(self.parameters(), lr=lr)
-        size = min(batch_size, len(images))
+        size, device = min(batch_size, len(images)), self.head.weight.device
         self.train()
         for _ in range(steps):
             rows = torch.randperm(len(images), generator=generator)[:size]
-            one, two = (self(views(images[rows], generator)) for _ in range(2))
+            one, two = (self(views(images[rows].to(device), generator)) for _ in range(2))
             both = torch.cat([one, two])
             logits = (both @ both.T / temperature).fill_diagonal_(-torch.inf)
             partner = torch.arange(2 * size, device=both.device).roll(size)
@@ -84,7 +84,8 @@ class CopyEmbedding(nn.Module):
 
     @torch.no_grad()
     def embed(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        return torch.cat([self(part) for part in images.split(batch_size)])
+        device = self.head.weight.device
+        return torch.cat([self(part.to(device)) for part in images.split(batch_size)])
 
 
 def views(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -170,11 +171,14 @@ def memorisation(
         train_patients, held_out_patients: names, checked to be apart.
 
     Raises:
-        InvalidArgument: for patients on both sides, shapes that differ, or too few held-out images for the quantile.
+        InvalidArgument: for patients on both sides, shapes that differ, no images or such as are not finite, or too few
+            held-out images for the quantile.
     """
     if not drawn.shape[1:] == train.shape[1:] == held_out.shape[1:] or train.ndim != 4:
         shapes = [tuple(x.shape) for x in (drawn, train, held_out)]
         raise InvalidArgument(f"drawn, train and held_out must be (N, C, H, W) of one shape, got {shapes}")
+    for name, images in (("drawn", drawn), ("train", train), ("held_out", held_out)):
+        _check(images, name)  # NaN is nearer to nothing than anything: such images would pass for new ones
     if both := set(train_patients or ()) & set(held_out_patients or ()):
         raise InvalidArgument(f"patients {sorted(both)[:5]} are in train and held_out; split by patient")
     if not 0 < quantile < 1 or len(held_out) < 1 / (1 - quantile):
@@ -183,15 +187,20 @@ def memorisation(
     if embedding is None:
         torch.manual_seed(seed)
         embedding = CopyEmbedding(train.shape[1]).to(train.device)
-        embedding.fit(torch.cat([train, held_out]), steps=steps, seed=seed)
+        embedding.fit(torch.cat([train, held_out.to(train.device)]), steps=steps, seed=seed)
     known = embedding.embed(train)
     usual = (embedding.embed(held_out) @ known.T).amax(1)
     threshold = float(torch.quantile(usual, quantile))
-    similarity, nearest = (embedding.embed(drawn.to(train.device)) @ known.T).max(1)
+    similarity, nearest = (embedding.embed(drawn) @ known.T).max(1)
     copied = similarity > threshold
     return Memorisation(
         similarity, nearest, copied, threshold, int(copied.sum()), len(nearest[copied].unique()), len(train)
     )
+
+
+def _check(images: Tensor, name: str) -> None:
+    if not len(images) or not bool(torch.isfinite(images).all()):
+        raise InvalidArgument(f"{name} is empty or has NaN or infinite voxels; nothing can be said of such images")
 
 
 @dataclass(frozen=True)
@@ -213,15 +222,16 @@ def denoising_errors(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Tensor:
-    """|eps - eps_theta|^2 per entry, averaged over times and draws of the noise, (N,)."""
+    """|eps - eps_theta|^2 per entry, averaged over times and draws of the noise, (N,), where the denoiser is."""
     total = torch.zeros(len(images), dtype=torch.float64)
+    device = next((v.device for v in (*denoiser.parameters(), *denoiser.buffers())), images.device)
     schedule = denoiser.schedule
     for k, t in enumerate(list(times) * draws):
         for first in range(0, len(images), batch_size):
-            x0 = images[first : first + batch_size]
+            x0 = images[first : first + batch_size].to(device)
             generators = suffuse.random.generators([seed + 7919 * k + first + j for j in range(len(x0))])
             noise = suffuse.random.randn(x0.shape, generators, x0.device, x0.dtype)
-            asked = None if cond is None else cond[first : first + batch_size]
+            asked = None if cond is None else cond[first : first + batch_size].to(device)
             eps = denoiser.eps(schedule.add_noise(x0, t, noise), t, asked)
             total[first : first + len(x0)] += (eps - noise).square().flatten(1).mean(1).double().cpu()
     return total / (len(times) * draws)
@@ -244,6 +254,8 @@ def membership(
     """
     if len(train) < 2 or len(held_out) < 2:
         raise InvalidArgument(f"need at least two images on either side, got {len(train)} and {len(held_out)}")
+    _check(train, "train")
+    _check(held_out, "held_out")
     one, two = (None, None) if cond is None else cond
     inside = -denoising_errors(denoiser, train, cond=one, **kwargs)
     outside = -denoising_errors(denoiser, held_out, cond=two, **kwargs)

@@ -59,11 +59,17 @@ def calibrate(
         truth, mask: (N, C, H, W): the images, and which voxels count.
         patients: N names.
         level: the coverage to reach; ``level`` = 0.9 needs at least 9 patients.
+
+    Raises:
+        InvalidArgument: for too few patients, a patient without voxels, samples without spread, or NaN.
     """
     if not 0 < level < 1:
         raise InvalidArgument(f"level must lie in (0, 1), got {level}")
     if len(prediction.samples) < 2:
         raise InvalidArgument("prediction has one sample and hence no spread; predict with n >= 2")
+    if not prediction.mean.shape == truth.shape == mask.shape or len(patients) != len(truth):
+        shapes = [tuple(x.shape) for x in (prediction.mean, truth, mask)]
+        raise InvalidArgument(f"need truth and mask like the slices, and a name each, got {shapes}, {len(patients)}")
     names = np.array(patients)
     distinct = sorted(set(patients))
     needed = int(np.ceil(level / (1 - level) - 1e-9))
@@ -71,12 +77,18 @@ def calibrate(
         raise InvalidArgument(
             f"level={level} needs at least {needed} validation patients, got {len(distinct)}; lower level or add some"
         )
+    if bare := [p for p in distinct if not bool(mask[torch.from_numpy(names == p)].any())]:
+        raise InvalidArgument(f"mask is empty for the patients {bare[:5]}; leave them out")
+    spread, error = prediction.std, (truth - prediction.mean).abs()
+    if not bool(torch.isfinite(spread[mask]).all() and torch.isfinite(error[mask]).all()):
+        raise InvalidArgument("prediction or truth has NaN or infinite voxels inside of mask; mask them out")
     # a spread of exactly zero would never cover: a floor far below what is seen keeps every score finite
-    floor = 1e-3 * float(prediction.std[mask].mean())
-    ratio = (truth - prediction.mean).abs() / (prediction.std + floor)
-    scores = [
-        np.sort(ratio[torch.from_numpy(names == p)][mask[torch.from_numpy(names == p)]].numpy()) for p in distinct
-    ]
+    floor = 1e-3 * float(spread[mask].mean())
+    if floor == 0:
+        raise InvalidArgument("all samples of prediction are equal inside of mask; there is no spread to scale")
+    ratio = (error / (spread + floor)).cpu()
+    rows = [torch.from_numpy(names == p) for p in distinct]
+    scores = [np.sort(ratio[row][mask.cpu()[row]].numpy()) for row in rows]
     n = len(scores)
 
     def bound(c: float) -> float:
@@ -103,7 +115,7 @@ def sparsification(prediction: Prediction, truth: Tensor, mask: Tensor, points: 
     spread = prediction.std[mask]
     curves = []
     for order in (spread.argsort(), error.argsort()):
-        left = error[order].cumsum(0) / torch.arange(1, len(error) + 1)
+        left = error[order].cumsum(0) / torch.arange(1, len(error) + 1, device=error.device)
         keep = (torch.linspace(1, 1 / points, points) * len(error)).long().clamp(min=1) - 1
         curves.append((left[keep] / error.mean()).sqrt())
     both = torch.stack(curves, 1)
@@ -112,5 +124,5 @@ def sparsification(prediction: Prediction, truth: Tensor, mask: Tensor, points: 
 
 def _per_patient(inside: Tensor, mask: Tensor, patients: Sequence[str]) -> np.ndarray:
     names = np.array(patients)
-    hit, all_ = (m.flatten(1).sum(1).double().numpy() for m in (inside, mask))
+    hit, all_ = (m.flatten(1).sum(1).double().cpu().numpy() for m in (inside, mask))
     return np.array([hit[names == p].sum() / all_[names == p].sum() for p in sorted(set(patients))])
