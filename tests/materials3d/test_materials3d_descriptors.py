@@ -401,9 +401,9 @@ def test_the_transport_of_a_phase_is_solved_once(monkeypatch):
     from suffuse_materials3d.descriptors import registry
 
     asked = []
-    monkeypatch.setattr(registry, "transport", lambda some, k, **kw: asked.append(k) or transport(some, k, **kw))
-    found = measure(channels(0.25), ["tau_1", "vf_1", "drel_A", "drel_0"])
-    assert asked == [1, 0]
+    monkeypatch.setattr(registry, "transport", lambda some, k, **kw: asked.append((k, kw)) or transport(some, k, **kw))
+    found = measure(channels(0.25), ["tau_1", "vf_1", "drel_A", "drel_0"], device="cpu")
+    assert asked == [(1, {"device": "cpu"}), (0, {"device": "cpu"})]
     assert list(found) == ["tau_1", "vf_1", "drel_A", "drel_0"]
     assert found["tau_1"] == pytest.approx(found["vf_1"] / found["drel_A"])
 

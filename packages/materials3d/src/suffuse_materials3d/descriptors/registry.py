@@ -206,7 +206,7 @@ def canonical(name: str) -> str:
 
 
 def measure(
-    ms: Microstructure, names: Iterable[str] | None = None, phase: int | None = None, *, device: str = "cpu"
+    ms: Microstructure, names: Iterable[str] | None = None, phase: int | None = None, *, device: str | None = None
 ) -> dict[str, Any]:
     """Descriptors of a structure by name.
 
@@ -214,7 +214,7 @@ def measure(
         ms: the structure.
         names: see this module; by default the quick ones of each phase, and the interface area.
         phase: with the default names, of this phase alone.
-        device: on which transport is solved.
+        device: on which transport is solved; default a GPU where there is one.
 
     Returns:
         name as asked -> number, or ``Curve``.
@@ -233,14 +233,14 @@ def measure(
 
 
 def measure_all(
-    structures: Sequence[Microstructure], names: Sequence[str], *, device: str = "cpu"
+    structures: Sequence[Microstructure], names: Sequence[str], *, device: str | None = None
 ) -> dict[str, np.ndarray]:
     """Numbers of many structures: name -> (N,); what can be computed at once is.
 
     Args:
         structures: of any shapes.
         names: see this module.
-        device: on which transport is solved.
+        device: on which transport is solved; default a GPU where there is one.
 
     Raises:
         InvalidArgument: for an unknown name, or one that gives a curve.
@@ -251,7 +251,7 @@ def measure_all(
     return {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
 
 
-def _columns(structures: Sequence[Microstructure], names: Sequence[str], device: str) -> dict[str, list[Any]]:
+def _columns(structures: Sequence[Microstructure], names: Sequence[str], device: str | None) -> dict[str, list[Any]]:
     """What each name is of each structure; the transport of a phase is solved once."""
     solve = cache(lambda phase: transport(structures, phase, device=device))
     columns: dict[str, list[Any]] = {}

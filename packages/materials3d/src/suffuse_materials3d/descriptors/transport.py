@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from suffuse.errors import InvalidArgument, require, unknown
@@ -69,7 +70,7 @@ def transport(
     solver: Literal["taufactor", "porespy"] = "taufactor",
     tolerance: float = 0.01,
     iterations: int = 10_000,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> list[Transport]:
     """tau and D_rel of each structure, those of one shape together.
 
@@ -82,7 +83,7 @@ def transport(
             always with walls at the sides (extra ``crosscheck``: it needs openpnm).
         tolerance: relative spread of the flux over the layers.
         iterations: at most, at least 100; what has not converged by then is marked.
-        device: of taufactor.
+        device: of taufactor; default a GPU where there is one.
 
     Raises:
         InvalidArgument: for an unknown solver, an axis that is not 0, 1 or 2 or along which there is one layer only, a
@@ -99,6 +100,8 @@ def transport(
         raise InvalidArgument(f"tolerance must lie in (0, 1), got {tolerance}")
     if iterations < 100:
         raise InvalidArgument(f"iterations must be at least 100, when the solver first looks; got {iterations}")
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     some = [structures] if isinstance(structures, Microstructure) else list(structures)
     found: list[Transport | None] = [None] * len(some)
     groups: dict[tuple[Any, ...], list[tuple[int, NDArray[np.uint8]]]] = {}
