@@ -414,6 +414,9 @@ def test_taufactor_measures_with_the_voxel_or_says_that_it_does_not():
     with pytest.raises(InvalidArgument, match="must be cubes"):
         measure(flat, ["sv_cubes"])
     assert measure(flat, ["sv_faces"])["sv_faces"] == pytest.approx(1 / 8)
+    for name in ("sv_gradient", "sv_cubes"):
+        with pytest.raises(InvalidArgument, match="needs more layers"):
+            measure(Microstructure(channels().labels[..., :1]), [name])
     labels = np.zeros((4, 4, 4), dtype=np.uint8)
     labels[:2, 2:], labels[2:, 2:] = 1, 2  # they meet in one line along z: 4 of the 4 (3 3) + 2 (4 3 3) inner edges
     for spacing in ((1, 1, 1), (1, 1, 0.5)):

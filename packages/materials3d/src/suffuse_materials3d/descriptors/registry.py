@@ -141,11 +141,16 @@ def _taufactor_area(method: str) -> Callable[[Microstructure], float]:
             pores.cubic(ms)
         if len(ms.phases) < 2:
             return 0.0
-        with _silence():
-            values = found.specific_surface_area(
-                ms.labels, ms.spacing, phases={"one": ms.phases[0]}, method=method, periodic=list(ms.periodic),
-                device="cpu",
-            )  # fmt: skip
+        try:
+            with _silence():
+                values = found.specific_surface_area(
+                    ms.labels, ms.spacing, phases={"one": ms.phases[0]}, method=method, periodic=list(ms.periodic),
+                    device="cpu",
+                )  # fmt: skip
+        except (RuntimeError, ValueError) as error:  # of its smoothing, for a layer
+            raise InvalidArgument(
+                f"taufactor's {method} needs more layers of phase {ms.phases[0]} in {ms.shape}; measure sv"
+            ) from error
         return float(values["one"])
 
     return area
