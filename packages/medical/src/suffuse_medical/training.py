@@ -53,7 +53,7 @@ def torch_device(device: str) -> torch.device:
     """The torch device of such a name; ``"auto"`` is the best there is, as for Lightning."""
     if device != "auto":
         return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def ready(images: Tensor, name: str = "images") -> Tensor:
