@@ -219,7 +219,7 @@ def kspace_mask(
             f"need acceleration >= 1 and 0 < centre_fraction <= 1 / acceleration, got {acceleration}, {centre_fraction}"
         )
     draw: Any = classes[kind]([centre_fraction], [acceleration], spatial_dims=2, is_complex=True)
-    seed = int(torch.randint(2**31, (), generator=generator, device=generator and generator.device))
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device if generator else None))
     draw.set_random_state(seed=seed)
     draw(np.zeros((1, *shape, 2), dtype=np.float32))
     lines = torch.as_tensor(draw.mask).float().reshape(1, shape[1])

@@ -80,8 +80,8 @@ class Prediction:
     def _move(self, slices: Tensor, geometry: Geometry) -> Tensor:
         """Slices (N, C, H, W) on another grid."""
         assert self.geometry is not None
-        outside = self._outside(slices.shape[1]).to(slices)[:, None, None, None]
-        volume = resample(slices.permute(1, 2, 3, 0) - outside, self.geometry, geometry, self.mode) + outside.cpu()
+        outside = self._outside(slices.shape[1])[:, None, None, None]
+        volume = resample(slices.cpu().permute(1, 2, 3, 0) - outside, self.geometry, geometry, self.mode) + outside
         return volume.permute(3, 0, 1, 2)
 
     def _outside(self, channels: int) -> Tensor:

@@ -9,6 +9,7 @@ from suffuse.errors import InvalidArgument
 from suffuse.recipes import recipe
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .data.geometry import Geometry
@@ -671,12 +672,10 @@ def segmentation(
     return Path(out)
 
 
-def _torch_device(device: str) -> str:
-    import torch
+def _torch_device(device: str) -> torch.device:
+    from .training import torch_device
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument("device='cuda': torch sees no GPU; use device='cpu' or 'auto'")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return torch_device(device)
 
 
 RECIPES = (tissue_to_t1, latent_diffusion, style, joint, anomaly, reconstruction, segmentation)

@@ -46,11 +46,13 @@ def levels(data_std: float, spread: float = 1.5) -> LogNormalKappa:
 
 def accelerator(device: str) -> str:
     """Lightning's name of a torch device (``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``)."""
-    return {"cuda": "gpu"}.get(device.partition(":")[0], device)
+    return device if device == "auto" else {"cuda": "gpu"}.get(torch_device(device).type, device)
 
 
 def torch_device(device: str) -> torch.device:
     """The torch device of such a name; ``"auto"`` is the best there is, as for Lightning."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidArgument(f"device={device!r}: torch sees no GPU; use 'cpu' or 'auto'")
     if device != "auto":
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

@@ -190,7 +190,7 @@ def resample(
     from monai.transforms import SpatialResample
     from scipy.ndimage import gaussian_filter
 
-    x = plain(volume).float()
+    x = plain(volume).float().cpu()  # where the filter is
     source, target = source.in_mm(), target.in_mm()
     if mode == "linear":
         # Width of a box of the target's size minus that of the source's own voxel, as standard deviations in voxels.
