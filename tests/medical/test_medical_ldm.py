@@ -299,6 +299,7 @@ def test_one_clear_error_each(images, autoencoder, asked, model):
     for call, message in (
         (lambda: ldm.make_autoencoder(images, "gan"), "'kl' or 'vq'"),
         (lambda: ldm.make_autoencoder(images, factor=3), "factor must be"),
+        (lambda: ldm.make_autoencoder(images, width=6), "must be multiples of norm_num_groups=8"),
         (lambda: ldm.make_autoencoder(images[..., :15], **TINY), "cannot be divided by factor=4"),
         (lambda: autoencoder.encode(images[0]), "images must be"),
         (

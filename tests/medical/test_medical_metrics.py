@@ -132,6 +132,8 @@ def test_fid_of_known_gaussians_and_the_refusal_of_few_images():
     real, moved = torch.randn(4000, 1, 2, 2, generator=generator), 1 + torch.randn(4000, 1, 2, 2, generator=generator)
     found = metrics.fid(real, moved, lambda x: x.flatten(1))
     assert found.value == pytest.approx(4, rel=0.1) and found.real_halves < 0.05
+    with pytest.raises(InvalidArgument, match="as many of either set, got 4 and 16"):
+        metrics.fid(real, torch.zeros(4000, 1, 4, 4), lambda x: x.flatten(1))
     with pytest.raises(InvalidArgument, match="at least 768 images"):
         metrics.fid(torch.zeros(20, 1, 24, 24), torch.zeros(20, 1, 24, 24))
     with pytest.raises(InvalidArgument, match="at least 20 x 20 pixels"):

@@ -170,6 +170,8 @@ def fid(real: Tensor, generated: Tensor, features: Callable[[Tensor], Tensor] = 
 
     _finite(real, generated)
     a, b = features(real).double(), features(generated).double()
+    if a.shape[1] != b.shape[1]:
+        raise InvalidArgument(f"features must be as many of either set, got {a.shape[1]} and {b.shape[1]}")
     least = 2 * a.shape[1]
     if min(len(a), len(b)) < least:
         raise InvalidArgument(

@@ -106,10 +106,14 @@ class KLAutoencoder(Autoencoder):
             "norm_num_groups": 8,
             "with_encoder_nonlocal_attn": False,
             "with_decoder_nonlocal_attn": False,
-        }
+        } | kwargs
+        if any(width % settings["norm_num_groups"] for width in channels):
+            raise InvalidArgument(
+                f"channels={list(channels)} must be multiples of norm_num_groups={settings['norm_num_groups']}"
+            )
         self.net = AutoencoderKL(
             spatial_dims=spatial_dims, in_channels=in_channels, out_channels=in_channels, channels=tuple(channels),
-            latent_channels=latent_channels, **(settings | kwargs),
+            latent_channels=latent_channels, **settings,
         )  # fmt: skip
         self.spatial_dims, self.in_channels, self.latent_channels = spatial_dims, in_channels, latent_channels
         self.factor = 2 ** (len(channels) - 1)
