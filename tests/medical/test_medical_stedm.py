@@ -263,6 +263,9 @@ def test_one_clear_error_each(cohort):
         (lambda: stedm.patient_scores(labels, labels, patients[:4], 2), "must go together"),
         (lambda: stedm.fit_segmenter(images, 2 * labels, 2), "mask has labels 2"),
         (lambda: stedm.fit_segmenter(images, labels, 2, drawn_share=2), "drawn_share"),
+        (lambda: stedm.fit_segmenter(images[:, :, :7], labels[:, :7], 2), "multiple"),
+        (lambda: stedm.fit(images[:, :, :7], layout[:, :, :7], patients, steps=1, progress=False), "multiple"),
+        (lambda: stedm.fit(images[:0], layout[:0], [], steps=1), "empty"),
     ):
         with pytest.raises(InvalidArgument, match=message):
             call()

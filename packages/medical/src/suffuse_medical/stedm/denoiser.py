@@ -22,7 +22,7 @@ from suffuse import Condition
 from suffuse.errors import InvalidArgument, unknown
 from suffuse.hub import serializable
 from suffuse.nets import MonaiUNet
-from suffuse.nets.unets import timestep
+from suffuse.nets.unets import check_size, timestep
 
 from ..nets import ESTIMATE
 from .style import StyleEncoder
@@ -95,6 +95,7 @@ class StyleLayoutUNet(nn.Module):
             )
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+        check_size(x.shape[2:], self.net.multiple)
         rest = None if cond is None else cond.select([name for name in cond.names if name != STYLE])
         if self.style is None:
             return self.net(x, c_noise, rest)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from suffuse.errors import InvalidArgument
+from suffuse.nets.unets import check_size
 
-from ..training import train_directly
+from ..training import ready, train_directly
 from .data import layout_maps
 
 __all__ = ["PatientScores", "fit_segmenter", "patient_scores", "segment"]
@@ -44,6 +45,8 @@ def fit_segmenter(
     from monai.networks.nets import UNet
 
     layout_maps(labels, classes)
+    images = ready(images)
+    check_size(images.shape[2:], 2 ** (len(channels) - 1))
     if not 0 <= drawn_share <= 1:
         raise InvalidArgument(f"drawn_share must lie in [0, 1], got {drawn_share}")
     torch.manual_seed(seed)

@@ -50,6 +50,7 @@ def fit(
     lr: float = 2e-3,
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -70,16 +71,19 @@ def fit(
         autoencoder: diffuse in its latent space, as published; without it, in the space of images.
         channels: of the UNet.
         rank: of the Gaussian that the network starts from, see ``nets.gaussian_part``.
+        resume: go on with the run in ``out``, if there is one; False starts afresh.
         precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
         unet: further arguments of MONAI's ``DiffusionModelUNet``.
 
     Returns:
-        a denoiser, or with an autoencoder a ``LatentDiffusion``.
+        a denoiser, or with an autoencoder a ``LatentDiffusion``, where the autoencoder was.
     """
+    images = training.ready(images)
     torch.manual_seed(seed)
     dims = images.ndim - 2
-    targets, scale = images, 1.0
+    targets, scale, home = images, 1.0, torch.device("cpu")
     if autoencoder is not None:
+        home = next(autoencoder.parameters()).device
         targets = autoencoder.encode_all(images).cpu()
         scale = float(targets.std())
         targets = targets / scale
@@ -111,6 +115,7 @@ def fit(
         ),
         out=None if out is None else Path(out) / ("" if autoencoder is None else "stage2"),
         metadata=described,
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,
@@ -121,7 +126,7 @@ def fit(
     wrapped.denoiser = trained
     if out is not None:
         wrapped.save(out, described)
-    return wrapped.eval()
+    return wrapped.to(home).eval()
 
 
 def style_sets(images: Tensor, count: int, n: int, seed: int = 0, patients: Sequence[str] | None = None) -> Tensor:

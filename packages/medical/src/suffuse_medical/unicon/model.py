@@ -57,6 +57,7 @@ def fit(
     lr: float = 2e-3,
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     precision: str = "32-true",
@@ -71,6 +72,7 @@ def fit(
         channels: of MONAI's UNet, to which ``unet`` are further arguments.
         rank: of the Gaussian of both that the network starts from, see ``nets.gaussian_part``.
         shared_time: draw one time for both streams: the ablation, whose conditionals are wrong.
+        resume: go on with the run in ``out``, if there is one; False starts afresh.
         precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
     """
     if len(images) != len(layout) or images.shape[2:] != layout.shape[2:]:
@@ -105,6 +107,7 @@ def fit(
         ),
         out=out,
         metadata=metadata,
+        resume=resume,
         seed=seed,
         device=device,
         precision=precision,
