@@ -2,7 +2,8 @@
 
 In memory axes are (X, Y, Z). Each format stores them as its programs expect, with the voxel size where they look for
 it; what a format has no place for (periodicity, attributes) goes into its free text, or into a JSON file beside it.
-Fields are not written, only labels.
+Fields are not written, only labels. A file takes the place of an older one only when it is complete; what is beside it
+is written first, and says how many voxels there are, so that a file of another volume is not taken for this one.
 
     .tif .tiff   stack (Z, Y, X), read by Fiji                     .npy         with a JSON beside it
     .nrrd        read by Slicer                (extra ``io``)      .raw         bytes, x fastest, header in a JSON
@@ -13,24 +14,33 @@ Fields are not written, only labels.
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from suffuse.errors import InvalidArgument, require, unknown
+from suffuse.bench.row import write_text
+from suffuse.errors import InvalidArgument, SuffuseError, require, unknown
 
 from .microstructure import Microstructure
 
-__all__ = ["SUFFIXES", "open_zarr", "read_volume", "write_volume"]
+__all__ = ["SUFFIXES", "check_format", "labelled", "open_zarr", "read_volume", "replacing", "write_volume"]
 
 Facts = dict[str, Any]
 
 #: More different values than this are grey values.
 GREY = 16
+#: What a mask of 8 or of 16 bits holds where it is set.
+SET = (255, 65535)
+#: Spellings of the micrometre in the files of others.
+MICRO = ("micron", "microns", "micrometer", "micrometre", "µm", "\u03bcm")
 
 
 def write_volume(ms: Microstructure, path: str | Path) -> Path:
@@ -41,16 +51,19 @@ def write_volume(ms: Microstructure, path: str | Path) -> Path:
         path: its ending chooses the format, see this module.
 
     Raises:
-        InvalidArgument: for another ending.
+        InvalidArgument: for another ending, or an attribute that JSON has no form for.
     """
     path = Path(path)
+    check_format(path)
     _, write = _format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {
         "spacing": list(ms.spacing),
         "unit": ms.unit,
         "periodic": list(ms.periodic),
-        "attributes": dict(ms.attributes),
+        "attributes": {str(k): _plain(v, str(k)) for k, v in ms.attributes.items()},
+        "shape": list(ms.shape),
+        "labels": list(ms.phases),
     }
     write(path, ms.labels, facts)
     return path
@@ -73,7 +86,8 @@ def read_volume(
         spacing, unit, periodic: replace what the file says; without either, (1, 1, 1), "voxel", not periodic.
 
     Raises:
-        InvalidArgument: for a missing file, another ending, a damaged file, or a volume that is not labelled.
+        InvalidArgument: for a missing file, another ending, a damaged file, one with another number of voxels than is
+            written beside it, or a volume that is not labelled.
     """
     path = Path(path)
     read, _ = _format(path)
@@ -81,24 +95,102 @@ def read_volume(
         raise InvalidArgument(f"path={str(path)!r} is not a file")
     try:
         values, facts = read(path)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        if isinstance(error, InvalidArgument):
-            raise
-        raise InvalidArgument(f"path={str(path)!r} cannot be read as {path.suffix}: {error}") from error
-    attributes = dict(facts.get("attributes", {}))
-    if "attributes" not in facts:  # not written by us, so labels may be coded in any way
-        values, attributes = _labelled(values, path.name)
-    return Microstructure(
-        labels=values,
-        spacing=tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0))),
-        unit=unit or facts.get("unit", "voxel"),
-        periodic=tuple(facts.get("periodic", (False,) * 3) if periodic is None else periodic),
-        attributes=attributes,
-    )
+        about = _about(facts)
+    except SuffuseError:
+        raise
+    except Exception as error:  # what parsers raise for a damaged file is of their own kinds
+        reason = str(error) or "it ends early"
+        raise InvalidArgument(f"path={str(path)!r} cannot be read as {path.suffix}: {reason}") from error
+    if "shape" in facts and tuple(facts["shape"]) != values.shape:
+        raise InvalidArgument(
+            f"{path.name} has {values.shape} voxels, but {tuple(facts['shape'])} are written beside it, which is of "
+            f"another volume then; write both again with write_volume, or remove the JSON"
+        )
+    if not _ours(values, facts):
+        values, source = labelled(values, path.name)
+        about["attributes"] |= source
+    given = {"spacing": spacing, "unit": unit, "periodic": periodic}
+    about |= {k: tuple(v) if not isinstance(v, str) else v for k, v in given.items() if v is not None}
+    return Microstructure(labels=values, **about)
 
 
-def _labelled(values: NDArray[Any], name: str) -> tuple[NDArray[Any], Facts]:
-    """Labels 0, 1, ... of an image of a few values, and which values these were."""
+def check_format(path: str | Path) -> None:
+    """Refuse the name of a volume that cannot be written here, before there is anything to write.
+
+    Raises:
+        InvalidArgument: for an ending that is none of ``SUFFIXES``.
+        MissingExtra: for one whose library is not installed.
+    """
+    _format(Path(path))
+    if (module := EXTRAS.get(Path(path).suffix.lower())) is not None:
+        require(module, extra="io", package="suffuse-materials3d")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file or folder to, which takes the place of ``path`` if all went well."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    _remove(partial)  # of a run that was killed
+    try:
+        yield partial
+        if partial.is_dir() and path.is_dir():  # which are not exchanged in one step
+            old = path.with_name(f".{path.stem}.old{path.suffix}")
+            _remove(old)
+            os.replace(path, old)
+            os.replace(partial, path)
+            _remove(old)
+        else:
+            os.replace(partial, path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """An attribute as JSON has it: arrays and numbers of NumPy or torch become lists and numbers."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, name) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v, name) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidArgument(f"attributes[{name!r}] is a {type(value).__name__}, which JSON has no form for; leave it out")
+
+
+def _about(facts: Mapping[str, Any]) -> Facts:
+    """What a ``Microstructure`` takes of the facts of a file."""
+    return {
+        "spacing": tuple(float(d) for d in facts.get("spacing", (1.0, 1.0, 1.0))),
+        "unit": str(facts.get("unit", "voxel")),
+        "periodic": tuple(bool(p) for p in facts.get("periodic", (False,) * 3)),
+        "attributes": dict(facts.get("attributes", {})),
+    }
+
+
+def _ours(values: NDArray[Any], facts: Facts) -> bool:
+    """Whether the values are labels as we wrote them, and not what another program has made of them since."""
+    return "attributes" in facts and ("labels" not in facts or bool(np.isin(values, facts["labels"]).all()))
+
+
+def labelled(values: NDArray[Any], name: str) -> tuple[NDArray[Any], Facts]:
+    """Labels 0, 1, ... of an image (or several) of a few values, with a warning that says which values these were.
+
+    What is all 255 is a mask that is set everywhere, phase 1.
+
+    Returns:
+        the labels, and {"source_values": [...]} where they are not the values.
+
+    Raises:
+        InvalidArgument: for grey values.
+    """
     if values.dtype.kind not in "biuf" or values.size == 0:
         return values, {}  # refused by Microstructure, with the reason
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -109,43 +201,14 @@ def _labelled(values: NDArray[Any], name: str) -> tuple[NDArray[Any], Facts]:
             f"{name} holds {len(found)} different values, {found[0]} to {found[-1]}: these are grey values and no "
             f"phases. Segment it first (values > threshold), or take Microstructure.from_field(values, threshold=...)"
         )
-    if found.tolist() == list(range(len(found))) or len(found) == 1:
+    if len(found) == 1 and found[0] in SET:
+        found = np.array([0, found[0]], dtype=values.dtype)
+    elif len(found) == 1 or found.tolist() == list(range(len(found))):
         return values, {}
     source = [v.item() for v in found]
     told = ", ".join(f"{v} -> {k}" for k, v in enumerate(source))
-    warnings.warn(f"{name}: values are read as labels {told}", UserWarning, stacklevel=4)
+    warnings.warn(f"{name}: values are read as labels {told}", UserWarning, stacklevel=3)
     return np.searchsorted(found, values).astype(np.uint8), {"source_values": source}
-
-
-# --- TIFF -------------------------------------------------------------------------------------------------------
-
-
-def _write_tiff(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
-    import tifffile
-
-    dx, dy, dz = facts["spacing"]
-    tifffile.imwrite(
-        path,
-        np.ascontiguousarray(labels.transpose(2, 1, 0)),
-        imagej=True,
-        resolution=(1 / dx, 1 / dy),
-        metadata={"axes": "ZYX", "spacing": dz, "unit": facts["unit"], "Info": json.dumps(facts)},
-        compression="zlib",
-    )
-
-
-def _read_tiff(path: Path) -> tuple[NDArray[Any], Facts]:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        values = file.asarray()
-        header = file.imagej_metadata or {}
-        tags = file.pages.first.tags
-        facts = _json(header.get("Info"))
-        if not facts and "spacing" in header and "XResolution" in tags:
-            dx, dy = (tags[name].value for name in ("XResolution", "YResolution"))
-            facts = {"spacing": (dx[1] / dx[0], dy[1] / dy[0], header["spacing"]), "unit": header.get("unit", "voxel")}
-    return values.transpose(2, 1, 0) if values.ndim == 3 else values, facts
 
 
 def _json(text: Any) -> Facts:
@@ -157,17 +220,103 @@ def _json(text: Any) -> Facts:
     return facts if isinstance(facts, Mapping) and "spacing" in facts else {}  # type: ignore[return-value]
 
 
+def _of(values: NDArray[Any], facts: Facts) -> Facts:
+    """The facts in a file, or none where another program has cut its volume since and copied them."""
+    return facts if tuple(facts.get("shape", values.shape)) == values.shape else {}
+
+
+def _ascii(unit: str) -> str:
+    """A unit for headers that take no other letters: um, A; Fiji shows these as the signs that they stand for."""
+    plain = unit.replace("µ", "u").replace("\u03bc", "u").replace("Å", "A").replace("\u212b", "A")
+    return plain.encode("ascii", "replace").decode()
+
+
+def _unit(text: Any) -> str:
+    """The unit in a header of another program, where ImageJ writes letters as \\u00B5."""
+    unit = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), str(text)).strip()
+    return "um" if unit in MICRO else unit if unit not in ("", "pixel", "pixels") else "voxel"
+
+
+# --- TIFF -------------------------------------------------------------------------------------------------------
+
+
+def _write_tiff(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
+    import tifffile
+
+    dx, dy, dz = facts["spacing"]
+    info = {"spacing": dz, "unit": _ascii(facts["unit"]), "Info": json.dumps(facts)}
+    with replacing(path) as partial:
+        tifffile.imwrite(
+            partial,
+            np.ascontiguousarray(labels.transpose(2, 1, 0))[None, :, None, :, :, None],
+            imagej=True,
+            resolution=(1 / dx, 1 / dy),
+            metadata={"axes": "TZCYXS", **info},  # in full, so that no axis of one voxel is taken for another
+            compression="zlib",
+        )
+
+
+def _read_tiff(path: Path) -> tuple[NDArray[Any], Facts]:
+    """Our facts, where the stack still has that shape; else the voxel size of ImageJ, or of OME."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        axes = file.series[0].axes
+        if set(axes) & {"S", "C"}:
+            raise InvalidArgument(
+                f"{path.name} has colours or channels (axes {axes}) and no one value for a voxel; a stack of slices is "
+                f"saved as such by Fiji, and by tifffile with photometric='minisblack'"
+            )
+        values = file.asarray()
+        header = file.imagej_metadata or {}
+        facts = _json(header.get("Info"))
+        values = values[None] if facts and values.ndim == 2 else values  # a stack of one slice
+        if values.ndim == 3:
+            if (slices := header.get("images", len(values))) != len(values):
+                raise InvalidArgument(f"{path.name} is cut off: {len(values)} of {slices} slices are there")
+            values = values.transpose(2, 1, 0)
+        tags = file.pages.first.tags
+        return values, _of(values, facts) or _imagej(header, tags) or _ome(tifffile, file.ome_metadata)
+
+
+def _imagej(header: Mapping[str, Any], tags: Any) -> Facts:
+    """Pixels per unit in the tags, the distance of slices (where it is not one) and the unit in ImageJ's own text."""
+    if not {"spacing", "unit"} & set(header) or "XResolution" not in tags or "YResolution" not in tags:
+        return {}
+    (x, per_x), (y, per_y) = (tags[name].value for name in ("XResolution", "YResolution"))
+    if not x or not y:
+        return {}
+    return {"spacing": (per_x / x, per_y / y, header.get("spacing", 1.0)), "unit": _unit(header.get("unit", "voxel"))}
+
+
+def _ome(tifffile: Any, text: str | None) -> Facts:
+    """PhysicalSizeX, Y and Z of OME-TIFF, in micrometres unless it says otherwise."""
+    if not text:
+        return {}
+    image = tifffile.xml2dict(text)["OME"]["Image"]
+    pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
+    units = {_unit(pixels.get(f"PhysicalSize{axis}Unit", "um")) for axis in "XYZ"}
+    if len(units) > 1 or any(f"PhysicalSize{axis}" not in pixels for axis in "XYZ"):
+        return {}
+    return {"spacing": tuple(pixels[f"PhysicalSize{axis}"] for axis in "XYZ"), "unit": units.pop()}
+
+
 # --- NumPy ------------------------------------------------------------------------------------------------------
 
 
 def _write_npy(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
-    np.save(path, labels)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
+    _write_beside(path.with_suffix(".json"), facts)
+    with replacing(path) as partial:
+        np.save(partial, labels)
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], Facts]:
     beside = path.with_suffix(".json")
     return np.load(path, allow_pickle=False), _json(beside.read_text()) if beside.is_file() else {}
+
+
+def _write_beside(path: Path, facts: Facts) -> None:
+    write_text(path, json.dumps(facts, indent=2) + "\n")
 
 
 # --- NRRD -------------------------------------------------------------------------------------------------------
@@ -177,22 +326,26 @@ def _write_nrrd(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
     nrrd = require("nrrd", extra="io", package="suffuse-materials3d")
     header = {
         "space directions": np.diag(facts["spacing"]),
-        "space units": [facts["unit"]] * 3,
+        "space units": [_ascii(facts["unit"])] * 3,
         "space dimension": 3,
         "encoding": "gzip",
         "suffuse": json.dumps(facts),
     }
-    nrrd.write(str(path), labels, header)
+    with replacing(path) as partial:
+        nrrd.write(str(partial), labels, header)
 
 
 def _read_nrrd(path: Path) -> tuple[NDArray[Any], Facts]:
     nrrd = require("nrrd", extra="io", package="suffuse-materials3d")
     values, header = nrrd.read(str(path))
-    facts = _json(header.get("suffuse"))
+    facts = _of(values, _json(header.get("suffuse")))
     if not facts and "space directions" in header:
         facts["spacing"] = tuple(np.linalg.norm(header["space directions"], axis=1).tolist())
     elif not facts and "spacings" in header:
         facts["spacing"] = tuple(np.asarray(header["spacings"]).tolist())
+    units = {_unit(u) for u in header.get("space units", header.get("units", []))}
+    if "unit" not in facts and len(units) == 1:
+        facts["unit"] = units.pop()
     return values, facts
 
 
@@ -204,7 +357,8 @@ def _write_vti(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
     grid = pyvista.ImageData(dimensions=tuple(n + 1 for n in labels.shape), spacing=tuple(facts["spacing"]))
     grid.cell_data["phase"] = labels.ravel(order="F")
     grid.field_data["suffuse"] = [json.dumps(facts)]
-    grid.save(path)
+    with replacing(path) as partial:
+        grid.save(partial)
 
 
 def _read_vti(path: Path) -> tuple[NDArray[Any], Facts]:
@@ -239,16 +393,22 @@ def _write_hdf5(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
 
 
 def _read_hdf5(path: Path) -> tuple[NDArray[Any], Facts]:
+    """A file of one volume, ours or a part of a set; the facts of such a part are those of its root and its volume."""
     import h5py
+
+    from .data.volumes import FORMAT, without_channel
 
     with h5py.File(path, "r") as file:
         names = [n for n, d in file.items() if isinstance(d, h5py.Dataset) and d.ndim >= 3]
         if len(names) != 1:
             raise InvalidArgument(f"{path.name} holds {len(names)} volumes; read sets with data.read_volumes")
-        values = file[names[0]][()].squeeze()
+        values = without_channel(file[names[0]][()], names[0])
         facts = _json(file.attrs.get("suffuse"))
-        if not facts and "spacing" in file.attrs:
-            facts = {"spacing": tuple(float(d) for d in file.attrs["spacing"])}
+        if not facts:
+            facts = {k: file.attrs[k] for k in ("spacing", "unit", "periodic") if k in file.attrs}
+        if "attributes" not in facts and file.attrs.get("suffuse_format") == FORMAT:
+            known = {k: _plain(v, k) for k, v in file[names[0]].attrs.items()}
+            facts |= {"attributes": known, "labels": list(range(min(int(file.attrs["phases"]), GREY)))}
     return values, facts
 
 
@@ -256,9 +416,9 @@ def _read_hdf5(path: Path) -> tuple[NDArray[Any], Facts]:
 
 
 def _write_raw(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
-    path.write_bytes(labels.tobytes(order="F"))
-    header = {"shape": list(labels.shape), "dtype": "uint8", "order": "x fastest", **facts}
-    path.with_name(path.name + ".json").write_text(json.dumps(header, indent=2) + "\n")
+    _write_beside(path.with_name(path.name + ".json"), {"dtype": "uint8", "order": "x fastest", **facts})
+    with replacing(path) as partial:
+        partial.write_bytes(labels.tobytes(order="F"))
 
 
 def _read_raw(path: Path) -> tuple[NDArray[Any], Facts]:
@@ -285,8 +445,9 @@ def _write_graspi(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
     x, y, z = labels.shape
     lines = values.reshape(-1, x)
     text = f"{x} {y} {z}\n" + "\n".join(" ".join(map(str, line)) for line in lines.tolist()) + "\n"
-    path.write_text(text)
-    path.with_name(path.name + ".json").write_text(json.dumps(facts, indent=2) + "\n")
+    _write_beside(path.with_name(path.name + ".json"), facts)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def _read_graspi(path: Path) -> tuple[NDArray[Any], Facts]:
@@ -336,9 +497,10 @@ def open_zarr(
 
 
 def _write_zarr(path: Path, labels: NDArray[np.uint8], facts: Facts) -> None:
-    array = open_zarr(path, labels.shape, **facts)
-    array[...] = labels
-    array.attrs["complete"] = True
+    with replacing(path) as partial:
+        array = open_zarr(partial, labels.shape, **{k: facts[k] for k in ABOUT})
+        array[...] = labels
+        array.attrs.update(complete=True, labels=facts["labels"])
 
 
 def _read_zarr(path: Path) -> tuple[NDArray[Any], Facts]:
@@ -350,7 +512,8 @@ def _read_zarr(path: Path) -> tuple[NDArray[Any], Facts]:
     return array[...], {k: facts[k] for k in FACTS if k in facts}
 
 
-FACTS = ("spacing", "unit", "periodic", "attributes")
+ABOUT = ("spacing", "unit", "periodic", "attributes")
+FACTS = (*ABOUT, "shape", "labels")
 
 Reader = Callable[[Path], tuple[NDArray[Any], Facts]]
 Writer = Callable[[Path, NDArray[np.uint8], Facts], None]
@@ -367,6 +530,9 @@ SUFFIXES: dict[str, tuple[Reader, Writer]] = {
     ".txt": (_read_graspi, _write_graspi),
     ".zarr": (_read_zarr, _write_zarr),
 }
+
+#: What the extra ``io`` brings, by ending.
+EXTRAS = {".nrrd": "nrrd", ".vti": "pyvista", ".zarr": "zarr"}
 
 
 def _format(path: Path) -> tuple[Reader, Writer]:

@@ -11,7 +11,6 @@ Volumes of one simulation are alike, so a set is split by ``trajectory_id``, nev
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,10 @@ from torch import Tensor
 
 from suffuse.errors import InvalidArgument
 
+from ..io import GREY, labelled, replacing
 from ..microstructure import Microstructure
 
-__all__ = ["Volumes", "read_volumes", "symmetries", "write_part"]
+__all__ = ["Volumes", "read_volumes", "symmetries", "without_channel", "write_part"]
 
 FORMAT = 1
 AXES = "XYZ"
@@ -160,9 +160,8 @@ def write_part(
     """Write one file of volumes (N, X, Y, Z), each with its attributes; it appears once it is complete."""
     import h5py
 
-    partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
         file.attrs.update(
             suffuse_format=FORMAT,
             axis_order=AXES,
@@ -176,7 +175,6 @@ def write_part(
             name = f"t{int(known.get('trajectory_id', 0)):06d}_{i:05d}"
             dataset = file.create_dataset(name, data=volume, compression="gzip", compression_opts=3, shuffle=True)
             dataset.attrs.update(known)
-    os.replace(partial, path)
     return path
 
 
@@ -184,36 +182,38 @@ def read_volumes(paths: str | Path | Iterable[str | Path], limit: int | None = N
     """Read a set of volumes.
 
     Volumes that are not labels but a field in [0, 1] (one channel, as MicroGen3D stores them) are cut at one half into
-    two phases, or rounded to three where they hold 0, 0.5 and 1, with a warning.
+    two phases, or rounded to three where they hold 0, 0.5 and 1, with a warning. A few values that are not 0, 1, ...
+    (0 and 255, say) become labels in their order, the same in all volumes, as in ``read_volume``.
 
     Args:
         paths: a folder of ``part_*.h5`` (or of any ``*.h5``), one file, or several.
         limit: read at most so many volumes.
 
     Raises:
-        InvalidArgument: where there is no such file, or volumes of different shapes.
+        InvalidArgument: where there is no such file, for volumes of different shapes, voxels or kinds, with values that
+            are no labels (below 0, above 255, or too many), or some of which have a history and others none.
     """
     import h5py
 
     files = _files(paths)
-    labels: list[NDArray[np.uint8]] = []
+    labels: list[NDArray[Any]] = []
     known: list[dict[str, Any]] = []
-    head: dict[str, Any] = {}
+    heads: list[dict[str, Any]] = []
     rejected, cut = 0, False
     for number, path in enumerate(files):
         try:
             with h5py.File(path, "r") as file:
-                head = head or dict(file.attrs)
+                heads.append(dict(file.attrs))
                 rejected += int(file.attrs.get("rejected", 0))
-                for dataset in file.values():
+                for name, dataset in file.items():
                     if limit is not None and len(labels) >= limit:
                         break
                     if not isinstance(dataset, h5py.Dataset) or dataset.ndim < 3:
                         continue
-                    values = dataset[()].squeeze()
+                    values = without_channel(dataset[()], f"{path.name}/{name}")
                     if values.dtype.kind == "f":
                         values, cut = _cut(values), True
-                    labels.append(values.astype(np.uint8))
+                    labels.append(_small(values, f"{path.name}/{name}"))
                     known.append({"trajectory_id": number * 10**6 + len(labels), **dict(dataset.attrs)})
         except OSError as error:
             raise InvalidArgument(f"{path} cannot be read as HDF5: {error}") from error
@@ -223,22 +223,66 @@ def read_volumes(paths: str | Path | Iterable[str | Path], limit: int | None = N
         raise InvalidArgument(f"volumes have different shapes, {sorted({v.shape for v in labels})}; cut them alike")
     if cut:
         warnings.warn("fields were cut into phases at one half (or rounded to 0, 0.5, 1)", UserWarning, stacklevel=2)
-    stacked = torch.from_numpy(np.stack(labels))
+    stacked = np.stack(labels)
+    stated = [int(head["phases"]) for head in heads if "phases" in head]
+    if len(stated) < len(files) or max(stated) > GREY:  # not labels by all that is known
+        stacked, _ = labelled(stacked, files[0].name if len(files) == 1 else f"{len(files)} files")
+        stated = [int(stacked.max()) + 1]
     names = sorted({k for row in known for k, v in row.items() if np.ndim(v) == 0 and _number(v)})
-    courses = sorted({k for row in known for k, v in row.items() if k.startswith("history_") and np.ndim(v) == 1})
     columns = {k: torch.tensor([float(row.get(k, np.nan)) for row in known], dtype=torch.float64) for k in names}
     trajectory = columns.pop("trajectory_id").long()
     return Volumes(
-        stacked,
+        torch.from_numpy(stacked),
         columns,
         trajectory,
-        int(head.get("phases", int(stacked.max()) + 1)),
-        tuple(float(d) for d in head.get("spacing", (1.0,) * 3)),  # type: ignore[arg-type]
-        str(head.get("unit", "voxel")),
-        tuple(bool(p) for p in head.get("periodic", (False,) * 3)),  # type: ignore[arg-type]
-        {k.removeprefix("history_"): torch.from_numpy(np.stack([row[k] for row in known])) for k in courses},
+        max(stated),
+        tuple(float(d) for d in _common(heads, "spacing", (1.0,) * 3)),  # type: ignore[arg-type]
+        str(_common(heads, "unit", "voxel")),
+        tuple(bool(p) for p in _common(heads, "periodic", (False,) * 3)),  # type: ignore[arg-type]
+        _histories(known),
         rejected,
     )
+
+
+def without_channel(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """(X, Y, Z) of a volume that may have axes of one channel, (1, X, Y, Z)."""
+    values = values.squeeze() if values.ndim > 3 else values
+    if values.ndim != 3 or values.size == 0:
+        raise InvalidArgument(
+            f"{name} has shape {values.shape}; each volume must be (X, Y, Z), with at least one voxel"
+        )
+    return values
+
+
+def _small(values: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if values.dtype.kind not in "biu" or values.min() < 0 or values.max() > 255:
+        raise InvalidArgument(
+            f"{name} must hold whole labels in 0 ... 255, got {values.dtype} {values.min()} ... {values.max()}; number "
+            f"the phases from 0"
+        )
+    return values.astype(np.uint8)
+
+
+def _common(heads: Sequence[Mapping[str, Any]], key: str, default: Any) -> Any:
+    """What all files say alike."""
+    values = [np.asarray(head.get(key, default)).tolist() for head in heads]
+    if any(value != values[0] for value in values):
+        different = sorted({str(value) for value in values})
+        raise InvalidArgument(f"the files differ in {key} ({', '.join(different)}); read those that are alike")
+    return values[0]
+
+
+def _histories(known: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Name -> (N, T)."""
+    found: dict[str, Tensor] = {}
+    for name in sorted({k for row in known for k, v in row.items() if k.startswith("history_") and np.ndim(v) == 1}):
+        lengths = {len(row[name]) if name in row else 0 for row in known}
+        if len(lengths) > 1:
+            raise InvalidArgument(
+                f"{name} has {sorted(lengths)} values in different volumes, 0 where there is none; read those apart"
+            )
+        found[name.removeprefix("history_")] = torch.from_numpy(np.stack([row[name] for row in known]))
+    return found
 
 
 def _files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -246,7 +290,7 @@ def _files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in given:
         if path.is_dir():
-            files += sorted(path.glob("part_*.h5")) or sorted(path.glob("*.h5"))
+            files += sorted(path.glob("part_*.h5")) or sorted(path.glob("[!.]*.h5"))
         elif path.is_file():
             files.append(path)
         else:
