@@ -1,5 +1,8 @@
 """Data sets on disk: what is in them, that they can be gone on with, and how they are split."""
 
+import json
+import warnings
+
 import h5py
 import numpy as np
 import pytest
@@ -7,9 +10,12 @@ import torch
 
 from suffuse.errors import InvalidArgument, SuffuseError
 from suffuse_materials3d import Microstructure
-from suffuse_materials3d.data import Volumes, cut_tomogram, read_volumes, simulate_dataset
+from suffuse_materials3d.data import Volumes, cut_tomogram, read_volumes, simulate_dataset, simulated
 from suffuse_materials3d.data.tomogram import rev
 from suffuse_materials3d.data.volumes import symmetries, write_part
+
+#: Boxes here are far below the structures that grow in them.
+pytestmark = pytest.mark.filterwarnings("ignore:structures are up to")
 
 SMALL = {"trajectories": 6, "shape": (8, 8, 8), "snapshots": 2, "part_size": 2, "batch_size": 2, "progress": False}
 
@@ -52,7 +58,7 @@ def test_a_process_that_fails_is_reported_and_keeps_what_is_done(tmp_path):
     folder = simulate_dataset(tmp_path / "set", workers=1, **SMALL)
     (folder / "part_0000.h5").unlink()
     (folder / "part_0001.h5").unlink()
-    (folder / ".part_0001.h5.partial").mkdir()  # cannot be written
+    (folder / "part_0001.h5").mkdir()  # cannot be written
     with pytest.raises(SuffuseError, match="a simulating process failed"):
         simulate_dataset(folder, workers=2, **SMALL)
     assert (folder / "part_0002.h5").is_file()
@@ -83,11 +89,60 @@ def test_a_film_is_not_periodic_across(tmp_path):
         ({"shape": (8, 8)}, "three sizes"),
         ({"boundary": "wall"}, "boundary"),
         ({"substrate": 1.0}, "boundary='film'"),
+        ({"descriptors": ("S2_1",)}, "are curves"),
+        ({"spacing": (1, 0, 1)}, "spacing"),
+        ({"seed": -1}, "seed must not be negative"),
+        ({"workers": 0}, "at least 1"),
+        ({"device": "nope"}, "device: 'nope' cannot be used here"),
+        ({"system": "flory-huggins", "histories": ("rampe",)}, "did you mean 'ramp'"),
     ],
 )
 def test_sets_that_cannot_be_simulated(arguments, message, tmp_path):
+    """Before there is anything on disk, which would stand in the way of the corrected call."""
     with pytest.raises(InvalidArgument, match=message):
         simulate_dataset(tmp_path / "set", **{**SMALL, **arguments})
+    assert not (tmp_path / "set").exists()
+
+
+def test_settings_of_no_parts_are_no_set(tmp_path):
+    (tmp_path / "dataset.json").write_text('{"system": "cahn')
+    folder = simulate_dataset(tmp_path, workers=1, **{**SMALL, "trajectories": 2})
+    assert json.loads((folder / "dataset.json").read_text())["trajectories"] == 2
+    (tmp_path / "dataset.json").write_text('{"system": "cahn')
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        simulate_dataset(tmp_path, workers=1, **{**SMALL, "trajectories": 2})
+
+
+def test_missing_parts_are_shared_among_the_processes(tmp_path, monkeypatch):
+    """Parts 0, 2 and 4 of six are missing, which would all be the first's of two who take every other one of all."""
+    given = []
+
+    class Done:
+        def __init__(self, command, **_):
+            given.append([int(k) for k in command[5:]])
+
+        def poll(self):
+            return 0
+
+    settings = {**SMALL, "part_size": 1}
+    folder = simulate_dataset(tmp_path, workers=1, **settings)
+    for k in (0, 2, 4):
+        (folder / f"part_{k:04d}.h5").unlink()
+    monkeypatch.setattr(simulated.subprocess, "Popen", Done)
+    simulate_dataset(folder, workers=2, **settings)
+    assert given == [[0, 4], [2]]
+
+
+@pytest.mark.filterwarnings("default")
+def test_structures_too_long_for_their_box_are_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match=r"structures are up to .* long in a box of 8") as seen:
+        simulate_dataset(tmp_path / "small", workers=1, **SMALL)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        simulate_dataset(
+            tmp_path / "large", "flory-huggins", trajectories=1, snapshots=1, shape=(36,) * 3, progress=False
+        )
 
 
 def test_no_simulation_is_on_both_sides_of_a_split(tmp_path):
@@ -119,6 +174,66 @@ def test_files_that_are_no_sets(tmp_path):
     for i, shape in enumerate([(4, 4, 4), (4, 4, 5)]):
         write_part(tmp_path / f"part_{i}.h5", np.zeros((1, *shape), dtype=np.uint8), [{"trajectory_id": i}])
     with pytest.raises(InvalidArgument, match="different shapes"):
+        read_volumes(tmp_path)
+
+
+@pytest.mark.parametrize(("values", "phases"), [([0, 255], 2), ([0, 1, 3], 3), ([1, 2], 2), ([0.0, 255.0], 2)])
+def test_the_values_of_a_set_become_labels_alike_in_all_volumes(values, phases, tmp_path):
+    """A volume that lacks a value does not number the rest in its own way."""
+    every = np.random.default_rng(0).choice(values, (6, 5, 4))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["one"], file["two"] = every, np.full_like(every, values[-1])
+    with pytest.warns(UserWarning, match="values are read as labels"):
+        volumes = read_volumes(tmp_path)
+    assert volumes.phases == phases and np.array_equal(volumes.labels[0], np.searchsorted(values, every))
+    assert set(volumes.labels[1].flatten().tolist()) == {phases - 1}
+
+
+def test_a_set_written_with_0_and_255_has_two_phases(tmp_path):
+    labels = 255 * np.random.default_rng(0).integers(0, 2, (2, 6, 5, 4)).astype(np.uint8)
+    write_part(tmp_path / "part_0.h5", labels, [{}, {}], phases=256)
+    with pytest.warns(UserWarning, match="0 -> 0, 255 -> 1"):
+        assert read_volumes(tmp_path).phases == 2
+
+
+def test_a_phase_that_does_not_occur_keeps_its_number(tmp_path):
+    write_part(tmp_path / "part_0.h5", np.full((1, 4, 4, 4), 2, dtype=np.uint8), [{}], phases=3)
+    write_part(tmp_path / "part_1.h5", np.zeros((1, 4, 4, 4), dtype=np.uint8), [{}], phases=2)
+    volumes = read_volumes(tmp_path)
+    assert volumes.phases == 3 and volumes.labels.unique().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full((4, 4, 4), 300), r"whole labels in 0 ... 255, got int64 300"),
+        (np.full((4, 4, 4), -1), r"whole labels in 0 ... 255, got int64 -1"),
+        (np.arange(64).reshape(4, 4, 4), "grey values"),
+        (np.zeros((0, 3, 3)), "at least one voxel"),
+        (np.zeros((2, 4, 4, 4)), r"\(2, 4, 4, 4\); each volume must be"),
+    ],
+)
+def test_volumes_of_a_set_that_are_none(values, message, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["v"] = values
+    with pytest.raises(InvalidArgument, match=message):
+        read_volumes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "head", "message"),
+    [
+        ({"history_chi": np.arange(3.0)}, {}, "history_chi has"),
+        ({}, {"spacing": (9, 9, 9)}, "differ in spacing"),
+        ({}, {"unit": "nm"}, "differ in unit"),
+        ({}, {"periodic": (True, True, False)}, "differ in periodic"),
+    ],
+)
+def test_sets_of_different_kinds_are_not_one(attributes, head, message, tmp_path):
+    labels = np.zeros((1, 4, 4, 4), dtype=np.uint8)
+    write_part(tmp_path / "part_0.h5", labels, [{"trajectory_id": 0}])
+    write_part(tmp_path / "part_1.h5", labels, [{"trajectory_id": 1, **attributes}], **head)
+    with pytest.raises(InvalidArgument, match=message):
         read_volumes(tmp_path)
 
 

@@ -138,6 +138,12 @@ def test_constants_must_be_positive(name, value):
         CahnHilliard(**{name: value})
 
 
+@pytest.mark.parametrize("times", [[float("nan")], [1.0, float("inf")], [2.0, 1.0], []])
+def test_times_must_be_finite_and_ascend(times):
+    with pytest.raises(InvalidArgument, match="times must be finite and ascend"):
+        CahnHilliard().run(torch.zeros(1, 4, 4, 4), times)
+
+
 def test_a_field_must_be_a_batch_of_finite_volumes():
     with pytest.raises(InvalidArgument, match=r"\(B, X, Y, Z\)"):
         CahnHilliard().run(torch.zeros(4, 4, 4), [1.0])

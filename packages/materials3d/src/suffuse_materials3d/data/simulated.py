@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from suffuse.bench.row import write_text
 from suffuse.errors import InvalidArgument, SuffuseError, unknown
 
 from ..microstructure import Microstructure
 from ..progress import bar
-from ..simulate import CahnHilliard, FloryHuggins, History, PhaseField, Ternary, double_threshold, random_history
-from .volumes import write_part
+from ..simulate import (
+    HISTORIES,
+    CahnHilliard,
+    FloryHuggins,
+    History,
+    PhaseField,
+    Ternary,
+    double_threshold,
+    random_history,
+)
+from .volumes import read_volumes, write_part
 
 __all__ = ["SYSTEMS", "System", "simulate_dataset"]
 
@@ -136,39 +147,46 @@ def simulate_dataset(
         progress: show a progress bar.
 
     Raises:
-        InvalidArgument: for an unknown system or descriptor, sizes that make no sense, or a folder with another set.
+        InvalidArgument: for an unknown system, descriptor, history or device, sizes that make no sense, or a folder
+            with another set.
         SuffuseError: when a process fails; finished parts stay.
+
+    Warns:
+        UserWarning: when structures are longer than a third of the shortest edge along which the box repeats.
     """
-    from ..descriptors import canonical
+    from suffuse.bench.runner import resolve_device
+
+    from ..descriptors import DESCRIPTORS, canonical
 
     if system not in SYSTEMS:
         raise unknown("system", system, SYSTEMS)
-    for name in descriptors:
-        canonical(name)
-    if min(trajectories, snapshots, batch_size, part_size) < 1:
+    if curves := [name for name in descriptors if DESCRIPTORS[canonical(name)].curve]:
+        raise InvalidArgument(f"descriptors {curves} are curves; only numbers are kept with a volume")
+    if min(trajectories, snapshots, batch_size, part_size) < 1 or (workers is not None and workers < 1):
         raise InvalidArgument(
-            f"trajectories, snapshots, batch_size and part_size must be at least 1, got {trajectories}, {snapshots}, "
-            f"{batch_size}, {part_size}"
+            f"trajectories, snapshots, batch_size, part_size and workers must be at least 1, got {trajectories}, "
+            f"{snapshots}, {batch_size}, {part_size}, {workers}"
         )
+    if seed < 0:
+        raise InvalidArgument(f"seed must not be negative, got {seed}")
     if len(shape) != 3 or min(shape) < 4:
         raise InvalidArgument(f"shape must be three sizes (X, Y, Z) of at least 4 voxels, got {tuple(shape)}")
     if histories and "chi" not in SYSTEMS[system].ranges:
         raise InvalidArgument(f"histories drive chi, which {system!r} does not have; take a flory-huggins system")
-    SYSTEMS[system].equation(boundary=boundary, substrate=substrate)  # refuses what does not fit, before the work
+    for kind in histories:
+        if kind not in HISTORIES:
+            raise unknown("history", kind, HISTORIES)
+    # these refuse what does not fit, before there is anything on disk
+    SYSTEMS[system].equation(boundary=boundary, substrate=substrate)
+    spacing = Microstructure(np.zeros((1, 1, 1)), tuple(spacing), unit).spacing  # type: ignore[arg-type]
+    device = resolve_device(device)
     settings = {
         "system": system, "trajectories": trajectories, "shape": list(shape), "snapshots": snapshots,
         "descriptors": list(descriptors), "boundary": boundary, "substrate": substrate, "histories": list(histories),
         "spacing": list(spacing), "unit": unit, "seed": seed, "batch_size": batch_size, "part_size": part_size,
     }  # fmt: skip
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / SETTINGS
-    if file.is_file():
-        old = json.loads(file.read_text())
-        if changed := [f"{k}: {old.get(k)!r} then, {v!r} now" for k, v in settings.items() if old.get(k) != v]:
-            raise InvalidArgument(f"out={str(folder)!r} holds another data set ({'; '.join(changed)}); choose another")
-    else:
-        file.write_text(json.dumps(settings, indent=2) + "\n")
+    _note(folder, settings)
     count = math.ceil(trajectories / part_size)
     todo = [k for k in range(count) if not (folder / _part(k)).is_file()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -180,12 +198,52 @@ def simulate_dataset(
                 _make_part(folder, settings, k, device)
                 move(sum((folder / _part(i)).is_file() for i in range(count)))
         else:
-            _run_crew(folder, crew, device, lambda: move(sum((folder / _part(i)).is_file() for i in range(count))))
+            _run_crew(
+                folder, todo, crew, device, lambda: move(sum((folder / _part(i)).is_file() for i in range(count)))
+            )
+    _check_size(folder)
     return folder
 
 
 def _part(k: int) -> str:
     return f"part_{k:04d}.h5"
+
+
+def _note(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a set into its folder, or compare them with those of the parts that are there."""
+    file = folder / SETTINGS
+    if not any(folder.glob("part_*.h5")):
+        write_text(file, json.dumps(settings, indent=2) + "\n")
+        return
+    try:
+        old = json.loads(file.read_text())
+        changed = [f"{k}: {old.get(k)!r} then, {v!r} now" for k, v in settings.items() if old.get(k) != v]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InvalidArgument(
+            f"out={str(folder)!r} holds parts, but its {SETTINGS} cannot be read ({error}); choose another out, or "
+            f"remove the folder"
+        ) from error
+    if changed:
+        raise InvalidArgument(f"out={str(folder)!r} holds another data set ({'; '.join(changed)}); choose another")
+
+
+def _check_size(folder: Path) -> None:
+    """Warn when the last structures of the first simulations are longer than a third of the box."""
+    from ..metrics import characteristic_length
+
+    try:
+        some = read_volumes(folder / _part(0), limit=16)
+    except InvalidArgument:  # all of them were left out
+        return
+    lengths = [characteristic_length(ms) for ms in some.microstructures() if 1 in ms.phases and len(ms.phases) > 1]
+    edge = min(n * d for n, d, p in zip(some.shape, some.spacing, some.periodic, strict=True) if p)
+    if lengths and max(lengths) > edge / 3:
+        warnings.warn(
+            f"structures are up to {max(lengths):.3g} {some.unit} long in a box of {edge:.3g}: above a third of its "
+            f"shortest edge they feel that it repeats; take a larger shape for material properties",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 # --- one part ---------------------------------------------------------------------------------------------------
@@ -280,13 +338,13 @@ def _simulate(
 # --- several processes ------------------------------------------------------------------------------------------
 
 
-def _run_crew(folder: Path, crew: int, device: str, look: Callable[[], None]) -> None:
+def _run_crew(folder: Path, todo: Sequence[int], crew: int, device: str, look: Callable[[], None]) -> None:
     """Processes that each make every ``crew``-th missing part, with one thread."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     logs = [tempfile.TemporaryFile() for _ in range(crew)]  # noqa: SIM115
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder), str(rank), str(crew), device],
+            [sys.executable, "-m", __name__, str(folder), device, *map(str, todo[rank::crew])],
             env={**os.environ, **threads},
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -314,13 +372,12 @@ def _run_crew(folder: Path, crew: int, device: str, look: Callable[[], None]) ->
             log.close()
 
 
-def _work(folder: Path, rank: int, crew: int, device: str) -> None:
+def _work(folder: Path, device: str, parts: Sequence[int]) -> None:
     torch.set_num_threads(1)
     settings = json.loads((folder / SETTINGS).read_text())
-    for k in range(rank, math.ceil(settings["trajectories"] / settings["part_size"]), crew):
-        if not (folder / _part(k)).is_file():
-            _make_part(folder, settings, k, device)
+    for k in parts:
+        _make_part(folder, settings, k, device)
 
 
 if __name__ == "__main__":
-    _work(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    _work(Path(sys.argv[1]), sys.argv[2], [int(k) for k in sys.argv[3:]])

@@ -188,9 +188,9 @@ class PhaseField(ABC):
 
     def steps_until(self, times: Sequence[float]) -> list[int]:
         """Whole numbers of steps until each of the times, which must ascend from 0."""
-        stops = [round(t / self.dt) for t in times]
-        if not stops or any(b < a for a, b in zip([0, *stops], stops, strict=False)):
-            raise InvalidArgument(f"times must ascend from 0, got {list(times)}")
+        stops = [round(t / self.dt) for t in times if math.isfinite(t)]
+        if not stops or len(stops) < len(times) or any(b < a for a, b in zip([0, *stops], stops, strict=False)):
+            raise InvalidArgument(f"times must be finite and ascend from 0, got {list(times)}")
         return stops
 
     def check(self, u: Tensor, done: int) -> None:
@@ -291,7 +291,7 @@ def _wall(equation: PhaseField, u: Tensor) -> Tensor | None:
 def _course(name: str, value: History | Tensor, clock: Tensor, u: Tensor) -> Tensor:
     """(T, B, 1, ...) values of a control at each step; a constant is one value that is looked at T times."""
     if isinstance(value, History):
-        course = value.at(clock)
+        course = value.at(clock.to(value.times.device))
     else:
         course = torch.as_tensor(value, dtype=torch.float64).reshape(1, -1).expand(len(clock), -1)
     if course.shape[1] not in (1, len(u)):
