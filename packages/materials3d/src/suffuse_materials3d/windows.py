@@ -103,7 +103,8 @@ def decode_tiles(
     """Decode latents tile by tile: (where in the volume, logits (B, K, ...) there).
 
     Args:
-        codec: a ``VolumeAutoencoder`` or what has its ``decode_stage_2_outputs``, ``factor`` and ``receptive_field``.
+        codec: a ``VolumeAutoencoder`` or what has its ``decode_stage_2_outputs``, ``factor``, ``receptive_field`` and
+            ``periodic``.
         z: latents (B, C, x, y, z).
         tile: cells of a tile along an edge, without its halo.
         periodic: per axis, whether the volume wraps; beyond the other ends there is nothing, as in training.
@@ -114,9 +115,9 @@ def decode_tiles(
     shape = z.shape[2:]
     for corner in itertools.product(*(range(0, n, tile) for n in shape)):
         index, cut, place = [], [], []
-        for c, n, p in zip(corner, shape, periodic, strict=True):
+        for c, n, p, wraps in zip(corner, shape, periodic, codec.periodic, strict=True):
             end = min(c + tile, n)
-            if c == 0 and end == n and p:  # the network itself wraps here
+            if c == 0 and end == n and p and wraps:  # the network itself wraps here
                 low, high = 0, n
             else:
                 low, high = (c - halo, end + halo) if p else (max(c - halo, 0), min(end + halo, n))

@@ -141,21 +141,24 @@ class VolumeAutoencoder(nn.Module):
         self.scale.copy_(latents.std(dims).clamp_min(1e-6).view_as(self.scale))
 
     def _shares(self, x: Tensor) -> Tensor:
-        if x.ndim == 5:
-            if x.shape[1] != self.phases:
-                raise InvalidArgument(f"x has {x.shape[1]} phases, this autoencoder {self.phases}")
-        elif x.ndim != 4 or x.is_floating_point():
-            raise InvalidArgument(f"x must be whole labels (B, X, Y, Z), got {x.dtype} {tuple(x.shape)}")
-        elif int(x.max()) >= self.phases:
-            raise InvalidArgument(
-                f"x has a label {int(x.max())}, but this autoencoder was made for {self.phases} phases, 0 to "
-                f"{self.phases - 1}; merge phases first, or train one for more"
-            )
+        if x.ndim == 5 and x.shape[1] != self.phases:
+            raise InvalidArgument(f"x has {x.shape[1]} phases, this autoencoder {self.phases}")
         if any(n % self.factor for n in x.shape[-3:]):
             raise InvalidArgument(f"shape {tuple(x.shape[-3:])} must be multiples of {self.factor} voxels")
-        if x.ndim == 5:
-            return x
-        return F.one_hot(x.long(), self.phases).movedim(-1, 1).to(self.shift.dtype)
+        return x if x.ndim == 5 else _one_hot(x, self.phases).to(self.shift.dtype)
+
+
+def _one_hot(x: Tensor, phases: int) -> Tensor:
+    """(B, K, X, Y, Z) of labels (B, X, Y, Z)."""
+    if x.ndim != 4 or x.is_floating_point() or x.numel() == 0:
+        raise InvalidArgument(f"x must be whole labels (B, X, Y, Z), got {x.dtype} {tuple(x.shape)}")
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= phases:
+        raise InvalidArgument(
+            f"x has a label {low if low < 0 else high}, but this autoencoder was made for {phases} phases, 0 to "
+            f"{phases - 1}; merge phases first, or train one for more"
+        )
+    return F.one_hot(x.long(), phases).movedim(-1, 1)
 
 
 @serializable
@@ -169,7 +172,7 @@ class VoxelCodec(nn.Module):
         self.factor, self.receptive_field = 1, 0
 
     def encode_stage_2_inputs(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        shares = F.one_hot(x.long(), self.phases).movedim(-1, 1).float()
+        shares = _one_hot(x, self.phases).float()
         return 2 * (shares[:, 1:] if self.phases == 2 else shares) - 1
 
     def decode_stage_2_outputs(self, z: Tensor) -> Tensor:
