@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from suffuse import Condition, Denoiser, hub
-from suffuse.errors import CheckpointError, InvalidArgument
+from suffuse.errors import CheckpointError, InvalidArgument, SamplingDiverged
 from suffuse.guidance import ClassifierFree
 from suffuse.random import Generators, generators
 from suffuse.samplers import DPMSolverPP, Sampler
@@ -32,13 +32,15 @@ from .nets import VoxelCodec
 from .progress import bar
 from .windows import Windowed, decode_tiles
 
-__all__ = ["MicrostructurePipeline"]
+__all__ = ["MicrostructurePipeline", "attribute_name"]
 
 Targets = Mapping[str, float | Sequence[float]] | float | Sequence[float] | None
 
 #: Latent cells that are sampled, and voxels that are decoded, in one piece; larger boxes go by windows and tiles.
 WHOLE_CELLS, WHOLE_VOXELS = 64**3, 2**21
 WINDOW, HALO, TILE = 48, 8, 16
+#: Voxels of a large volume whose logits tell how to shift those of all.
+LOOKED_AT = 2**20
 
 
 class FractionRequests:
@@ -181,9 +183,7 @@ class MicrostructurePipeline:
         random = generators(seed * 1_000_003 + i for i in range(count)) if generator is None else generator
         if isinstance(random, Sequence) and len(random) != count:
             raise InvalidArgument(f"generator has {len(random)} entries for {count} structures; give one each")
-        facts = self.model.facts
-        spacing = tuple(spacing or facts.get("spacing", (1.0, 1.0, 1.0)))
-        unit = unit or facts.get("unit", "voxel")
+        spacing, unit = self._size(spacing, unit)
         denoiser = self._denoiser(values, guidance_scale, guide, cells, periodic, window)
         sampler = sampler or DPMSolverPP(steps=steps, grid="time")
         batch_size = max(1, min(batch_size, 4 * WHOLE_CELLS // math.prod(cells)))
@@ -223,38 +223,39 @@ class MicrostructurePipeline:
         guidance_scale: float = 1.0,
         seed: int = 0,
         strict: bool = False,
+        match_fraction: bool = False,
+        spacing: Sequence[float] | None = None,
+        unit: str | None = None,
         chunk: int = 64,
         window: int | None = None,
         progress: bool = True,
     ) -> Path:
         """One structure of any size, decoded tile by tile into a zarr array of labels; needs the extra ``io``.
 
-        Only the latents, a fraction of the volume, and a few tiles are ever in memory. ``read_volume`` reads the array.
-        Its attribute ``complete`` becomes True at the end.
+        Only the latents, a fraction of the volume, and a few tiles are ever in memory. ``read_volume`` reads the array,
+        which takes the place of an older one when it is complete.
 
         Args:
             path: ends in .zarr.
+            match_fraction: as of ``stream``, but to a thousandth or so: everything is decoded twice, the first time to
+                look at the logits of a million voxels.
             chunk: voxels of a chunk along an edge, and of a tile where the decoder's factor divides it.
             (the rest): as of ``stream``.
         """
-        from .io import open_zarr
+        from .io import check_format, open_zarr, replacing
 
+        path = Path(path)
+        check_format(path)
+        if path.suffix != ".zarr" or chunk < 1:
+            raise InvalidArgument(f"path must end in .zarr and chunk be at least 1, got {path.name!r}, {chunk}")
         values = self._values(targets, 1, strict)
         if len(values) != 1:
             raise InvalidArgument(f"to_zarr makes one structure, targets ask for {len(values)}")
+        about: dict[str, Any] = {"seed": seed, **self._requested(values[0])}
+        shares = requested_shares(about, self.model.autoencoder.phases) if match_fraction else None
         shape, periodic, cells, margin = self._box(shape, periodic)
+        spacing, unit = self._size(spacing, unit)
         codec = self.model.autoencoder
-        tile = max(chunk // codec.factor, 1)
-        about = self._requested(values[0])
-        array = open_zarr(
-            path,
-            shape,
-            chunk,
-            spacing=self.model.facts.get("spacing", (1.0,) * 3),
-            unit=self.model.facts.get("unit", "voxel"),
-            periodic=periodic,
-            attributes={"seed": seed, **about},
-        )
         z = DPMSolverPP(steps=steps, grid="time")(
             self._denoiser(values, guidance_scale, None, cells, periodic, window),
             (1, codec.latent_channels, *cells),
@@ -262,25 +263,51 @@ class MicrostructurePipeline:
             generator=generators([seed * 1_000_003]),
             progress=progress,
         )
-        guess = self.model.predict(z) if z[0, 0].numel() <= WHOLE_CELLS else [{}]
+        if z[0, 0].numel() <= WHOLE_CELLS:
+            for name, (mean, std) in self.model.predict(z)[0].items():
+                about |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
+        tile = max(chunk // codec.factor, 1)
+        shifts = torch.zeros(codec.phases)
+        if shares is not None:
+            # at random, because the decoder makes every so many voxels in the same way
+            dice, seen = torch.Generator().manual_seed(seed), []
+            for _, logits in self._tiles(z, tile, shape, periodic, margin, progress):
+                flat = logits.flatten(1)
+                n = flat.shape[1]
+                few = math.ceil(n * LOOKED_AT / math.prod(shape))
+                seen.append(flat if few >= n else flat[:, torch.randint(n, (few,), generator=dice)])
+            shifts = torch.from_numpy(matching_shifts(torch.cat(seen, 1).numpy(), shares)).float()
+            about |= {f"logit_shift_{k}": float(b) for k, b in enumerate(shifts)}
         counts = torch.zeros(codec.phases, dtype=torch.long)
-        total = math.prod(math.ceil(c / tile) for c in cells)
-        wrap = tuple(p or c for p, c in zip(periodic, codec.periodic, strict=True))
+        with replacing(path) as partial:
+            array = open_zarr(partial, shape, chunk, spacing=spacing, unit=unit, periodic=periodic)
+            for place, logits in self._tiles(z, tile, shape, periodic, margin, progress):
+                labels = (logits + shifts[:, None, None, None]).argmax(0).to(torch.uint8)
+                array[tuple(slice(a, b) for a, b in place)] = labels.numpy()
+                counts += torch.bincount(labels.flatten().long(), minlength=codec.phases)
+            about |= {f"vf_{k}": v for k, v in enumerate((counts.double() / counts.sum()).tolist())}
+            array.attrs.update(attributes=about, complete=True)
+        return path
+
+    def _tiles(
+        self,
+        z: Tensor,
+        tile: int,
+        shape: Sequence[int],
+        periodic: Sequence[bool],
+        margin: Sequence[int],
+        progress: bool,
+    ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
+        """((first, last + 1) along each axis, logits (K, ...) there on the CPU) of all tiles, without the margin."""
+        codec = self.model.autoencoder
+        wraps = tuple(p or has for p, has in zip(periodic, codec.periodic, strict=True))
+        total = math.prod(math.ceil(n / tile) for n in z.shape[2:])
         with torch.no_grad(), bar("decoding", total, progress) as move:
-            for i, (place, logits) in enumerate(decode_tiles(codec, z, tile, wrap)):
+            for i, (place, logits) in enumerate(decode_tiles(codec, z, tile, wraps)):
                 inside = [_within(p, m * codec.factor, n) for p, m, n in zip(place, margin, shape, strict=True)]
                 if all(b > a for _, (a, b) in inside):
-                    labels = logits[0].argmax(0)[tuple(cut for cut, _ in inside)].to(torch.uint8).cpu()
-                    array[tuple(slice(a, b) for _, (a, b) in inside)] = labels.numpy()
-                    counts += torch.bincount(labels.flatten().long(), minlength=codec.phases)
+                    yield [at for _, at in inside], _finite(logits)[0][:, *(cut for cut, _ in inside)].float().cpu()
                 move(i + 1)
-        share = (counts.double() / counts.sum()).tolist()
-        attributes = {**array.attrs["attributes"], **{f"vf_{k}": v for k, v in enumerate(share)}}
-        for name, (mean, std) in guess[0].items():
-            attributes |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}
-        array.attrs["attributes"] = attributes
-        array.attrs["complete"] = True
-        return Path(path)
 
     # --- requests -----------------------------------------------------------------------------------------------
     def condition(self, targets: Targets, n: int = 1, strict: bool = False) -> Condition:
@@ -294,7 +321,8 @@ class MicrostructurePipeline:
             if not listed:
                 raise InvalidArgument(f"{self.names[0]} is empty; ask for at least one structure")
             targets = {self.names[0]: listed if len(listed) > 1 else listed[0]}
-        for name, given in (targets or {}).items():
+        targets = {k if k in self.names else attribute_name(k): given for k, given in (targets or {}).items()}
+        for name, given in targets.items():
             _check_bounds(name, np.atleast_1d(np.asarray(given, dtype=float)))
         values = self.model.scaler.requested(targets, n)
         near, distance = self.model.scaler.nearest_feasible(values)
@@ -346,6 +374,14 @@ class MicrostructurePipeline:
             margin.append(m)
         return shape, asked, tuple(cells), tuple(margin)
 
+    def _size(self, spacing: Sequence[float] | None, unit: str | None) -> tuple[Sequence[float], str]:
+        """Spacing and unit: those asked for, or of the training data."""
+        facts = self.model.facts
+        asked = spacing or facts.get("spacing", (1.0, 1.0, 1.0))
+        if len(asked) != 3 or not all(0 < d < math.inf for d in asked):
+            raise InvalidArgument(f"spacing must be three positive lengths (dx, dy, dz), got {tuple(asked)}")
+        return tuple(float(d) for d in asked), unit or facts.get("unit", "voxel")
+
     def _device(self) -> torch.device:
         return next((p.device for p in self.model.denoiser.parameters()), torch.device("cpu"))
 
@@ -377,13 +413,13 @@ class MicrostructurePipeline:
         wraps = tuple(p or has for p, has in zip(periodic, codec.periodic, strict=True))
         with torch.no_grad():
             if math.prod(voxels) <= WHOLE_VOXELS and wraps == tuple(codec.periodic):
-                logits = codec.decode_stage_2_outputs(z).cpu()
+                logits = _finite(codec.decode_stage_2_outputs(z)).cpu()
             else:
                 logits = torch.empty(1, codec.phases, *voxels)
                 total = math.prod(math.ceil(n / TILE) for n in z.shape[2:])
                 with bar("decoding", total, progress) as move:
                     for i, (place, part) in enumerate(decode_tiles(codec, z, TILE, wraps)):
-                        logits[:, :, *place] = part.cpu()
+                        logits[:, :, *place] = _finite(part).cpu()
                         move(i + 1)
         return logits[:, :, *(slice(m * f, n - m * f) for m, n in zip(margin, voxels, strict=True))]
 
@@ -430,16 +466,33 @@ class MicrostructurePipeline:
         )
 
 
+def attribute_name(name: str) -> str:
+    """The name of a descriptor with its phase as a number, or that of another attribute as it is."""
+    try:
+        return canonical(name)
+    except InvalidArgument:
+        return name  # of a process, or of the files
+
+
 def _check_bounds(name: str, given: np.ndarray) -> None:
     """Refuse what no structure can have."""
-    try:
-        descriptor = DESCRIPTORS[canonical("vf_1" if name == "volume_fraction" else name)]
-    except InvalidArgument:
+    descriptor = DESCRIPTORS.get("vf_1" if name == "volume_fraction" else attribute_name(name))
+    if descriptor is None:
         return
     for value in given:
         if not descriptor.low <= value <= descriptor.high:  # NaN, too
             hint = "; 45 % is 0.45" if descriptor.high == 1 else ""
             raise InvalidArgument(f"{name} must lie in [{descriptor.low:g}, {descriptor.high:g}], got {value:g}{hint}")
+
+
+def _finite(logits: Tensor) -> Tensor:
+    """Logits that are numbers; the label of NaN would look like any other."""
+    if not bool(torch.isfinite(logits).all()):
+        raise SamplingDiverged(
+            "the decoder gave NaN or infinite values; take guidance_scale nearer to 1 or more steps, or train again "
+            "with a lower lr"
+        )
+    return logits
 
 
 def _within(place: slice, margin: int, size: int) -> tuple[slice, tuple[int, int]]:
