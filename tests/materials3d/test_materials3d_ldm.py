@@ -9,10 +9,11 @@ import torch
 
 from suffuse import Condition, NetworkDenoiser, hub, schedules
 from suffuse.denoiser import FunctionDenoiser
-from suffuse.errors import CheckpointError, InvalidArgument
-from suffuse_materials3d import MicrostructureLDM, MicrostructurePipeline, read_volume
+from suffuse.errors import CheckpointError, InvalidArgument, SamplingDiverged
+from suffuse_materials3d import Microstructure, MicrostructureLDM, MicrostructurePipeline, read_volume, write_volume
 from suffuse_materials3d.attributes import AttributeScaler
 from suffuse_materials3d.data import Volumes, read_volumes, simulate_dataset
+from suffuse_materials3d.data.volumes import write_part
 from suffuse_materials3d.fractions import matching_shifts, requested_shares
 from suffuse_materials3d.ldm import (
     BoxMeanObjective,
@@ -24,9 +25,12 @@ from suffuse_materials3d.ldm import (
 )
 from suffuse_materials3d.nets import Beyond, FeaturePredictor, PeriodicUNet, VolumeAutoencoder, VoxelCodec
 from suffuse_materials3d.nets.autoencoder import AutoencoderObjective
+from suffuse_materials3d.recipes import ldm
 from suffuse_materials3d.windows import Windowed, _spans, decode_tiles
 
 NAMES = ("vf_1", "sv")
+#: Boxes here are below the structures that grow in them.
+pytestmark = pytest.mark.filterwarnings("ignore:structures are up to")
 
 
 def awake(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -131,6 +135,22 @@ def test_tiles_with_a_halo_are_the_whole(widths, periodic):
     assert torch.equal(tiled.argmax(1), whole.argmax(1))
 
 
+@pytest.mark.parametrize("tile", [3, 6, 100])
+def test_tiles_wrap_where_the_codec_does_not(tile):
+    """Also one tile over the whole axis: what is behind the last voxel is the first."""
+    net = awake(VolumeAutoencoder(2, 2, (8,), periodic=(True, True, False)))
+    z = torch.randn(1, 2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
+
+    def decoded(z):
+        logits = torch.empty(1, 2, 8, 8, 12)
+        with torch.no_grad():
+            for place, part in decode_tiles(net, z, tile, (True, True, True)):
+                logits[:, :, *place] = part
+        return logits
+
+    assert torch.allclose(decoded(z.roll(2, 4)), decoded(z).roll(4, 4), atol=1e-5)
+
+
 def test_a_smaller_halo_is_not_enough():
     """The receptive field is not overestimated by more than the rounding of a cell."""
     net = awake(VolumeAutoencoder(2, 2, (8,)))
@@ -148,6 +168,8 @@ def test_a_smaller_halo_is_not_enough():
             "label 2, but this autoencoder was made for 2",
         ),
         (lambda n: n.encode(torch.zeros(1, 6, 8, 8, dtype=torch.uint8)), "multiples of 4"),
+        (lambda n: n.encode(torch.full((1, 8, 8, 8), -1)), "label -1"),
+        (lambda n: VoxelCodec(2).encode_stage_2_inputs(torch.full((1, 8, 8, 8), 2)), "label 2"),
         (lambda n: n.encode(torch.zeros(1, 8, 8, 8)), "whole labels"),
         (lambda n: n.encode(torch.zeros(1, 3, 8, 8, 8)), "3 phases, this autoencoder 2"),
         (lambda n: n.decode(torch.zeros(1, 3, 2, 2, 2)), r"\(B, 2, x, y, z\)"),
@@ -193,6 +215,21 @@ def test_calibration_makes_errors_as_large_as_they_are_said_to_be():
     with torch.no_grad():
         mean, std = net(z)
     assert (((scores - mean) / std) ** 2).mean() == pytest.approx(1, rel=1e-3)
+
+
+def test_the_uncertainty_of_one_simulation_is_of_rows_it_has_not_seen():
+    """Noise is learned by heart, and must be known to be noise, whether rows are set aside or given."""
+    g = torch.Generator().manual_seed(0)
+    z, values = torch.randn(48, 1, 2, 4, 4, 4, generator=g), torch.randn(48, 1, generator=g)
+    other, unseen = torch.randn(200, 1, 2, 4, 4, 4, generator=g), torch.randn(200, 1, generator=g)
+    for held_out in (None, (other[:40], unseen[:40])):
+        net, scaler = train_predictor(
+            z, values, ("noise",), trajectory=torch.zeros(48), held_out=held_out, width=16, steps=80, batch_size=16,
+            periodic=(False,) * 3, progress=False, device="cpu",
+        )  # fmt: skip
+        with torch.no_grad():
+            mean, std = net(other[40:, 0])
+        assert 0.5 < ((scaler.scores(unseen[40:]) - mean) / std).square().mean().sqrt() < 1.6
 
 
 # --- attributes -------------------------------------------------------------------------------------------------
@@ -453,6 +490,8 @@ def test_a_large_structure_goes_to_disk_in_parts(model, tmp_path):
     same = pipeline({"vf_1": 0.5}, shape=(64, 32, 16), steps=2)[0]
     assert (ms.labels == same.labels).mean() > 0.999
     assert ms.attributes["vf_1"] == pytest.approx(ms.labels.mean()) and ms.unit == "um"
+    with pytest.raises(InvalidArgument, match="chunk be at least 1"):
+        pipeline.to_zarr(path, shape=(64, 32, 16), chunk=0)
     open_ends = pipeline.to_zarr(
         tmp_path / "open.zarr",
         None,
@@ -463,6 +502,61 @@ def test_a_large_structure_goes_to_disk_in_parts(model, tmp_path):
         progress=False,
     )
     assert read_volume(open_ends).shape == (32, 32, 16)
+
+
+def test_a_large_structure_has_its_fraction_and_voxel_size(model, tmp_path, monkeypatch):
+    from suffuse_materials3d import pipeline as module
+
+    pytest.importorskip("zarr")
+    monkeypatch.setattr(module, "LOOKED_AT", 4096)  # a quarter of the voxels
+    path = MicrostructurePipeline(model).to_zarr(
+        tmp_path / "big.zarr", {"vf_A": 0.5}, shape=(32, 32, 16), match_fraction=True, spacing=(2, 2, 2), unit="nm",
+        steps=2, chunk=16, progress=False,
+    )  # fmt: skip
+    ms = read_volume(path)
+    assert ms.attributes["vf_1"] == pytest.approx(ms.attributes["requested_vf_1"], abs=0.03)
+    assert ms.attributes["logit_shift_0"] != 0 and ms.spacing == (2.0, 2.0, 2.0) and ms.unit == "nm"
+    with pytest.raises(InvalidArgument, match="match_fraction needs"):
+        MicrostructurePipeline(model).to_zarr(path, shape=(32, 32, 16), match_fraction=True)
+
+
+def test_a_large_structure_that_is_stopped_leaves_the_old_one(model, tmp_path, monkeypatch):
+    from suffuse_materials3d import pipeline as module
+
+    pytest.importorskip("zarr")
+    pipeline, arguments = MicrostructurePipeline(model), {"shape": (32, 32, 16), "steps": 2, "chunk": 16}
+    path = pipeline.to_zarr(tmp_path / "big.zarr", progress=False, **arguments)
+    before, tiles = read_volume(path).labels, decode_tiles
+
+    def stopped(*given):
+        yield from list(tiles(*given))[:2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "decode_tiles", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.to_zarr(path, seed=1, progress=False, **arguments)
+    assert np.array_equal(read_volume(path).labels, before) and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("phases", [2, 3])
+def test_logits_that_are_no_numbers_are_no_structure(phases, tmp_path, monkeypatch):
+    from suffuse_materials3d import pipeline as module
+
+    codec = awake(VolumeAutoencoder(phases, 2, (8,)))
+    with torch.no_grad():
+        codec.head.conv.bias[0] = float("nan")
+    denoiser = FunctionDenoiser(lambda x, t, cond: x, schedules.VPCosine())
+    scaler = AttributeScaler(("a",)).fit(torch.rand(8, 1))
+    pipeline = MicrostructurePipeline(MicrostructureLDM(denoiser, codec, scaler, None, None, (8, 8, 8), {}))
+    with pytest.raises(SamplingDiverged, match="NaN or infinite"):
+        pipeline(None, steps=2)
+    monkeypatch.setattr(module, "WHOLE_VOXELS", 1)
+    with pytest.raises(SamplingDiverged, match="NaN or infinite"):
+        pipeline(None, steps=2)
+    pytest.importorskip("zarr")
+    with pytest.raises(SamplingDiverged, match="NaN or infinite"):
+        pipeline.to_zarr(tmp_path / "a.zarr", shape=(8, 8, 8), steps=2, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_can_be_replaced(model):
@@ -505,3 +599,84 @@ def test_films_have_no_periodic_thickness(model):
     model = MicrostructureLDM(**{**vars(model), "facts": {"boundary": "film"}})
     with pytest.raises(InvalidArgument, match="films"), warnings.catch_warnings():
         MicrostructurePipeline(model)(None, periodic=(True, True, True))
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------
+
+SMOKE = {"preset": "smoke", "device": "cpu", "progress": False, "workers": 1}
+
+
+def stored(folder, phases: int = 2, seed: int = 0, n: int = 6):
+    """A folder of volumes, each of a simulation of its own."""
+    labels = blobs(n, (16, 16, 8), phases, seed).numpy()
+    write_part(folder / "part_0.h5", labels, [{"trajectory_id": i} for i in range(n)], phases=phases)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("phases", "arguments", "message"),
+    [
+        (4, {}, "no default for 4 phases"),
+        (1, {"attributes": ("vf_1",)}, "one phase only"),
+        (2, {"attributes": ("vf_1", "percolates_1")}, "'percolates_1' does not vary"),
+        (2, {"attributes": ("vf_1", "phi")}, r"no \['phi'\]"),
+    ],
+)
+def test_what_cannot_be_learned_is_said_before_any_training(phases, arguments, message, tmp_path):
+    data = stored(tmp_path / "data", phases)
+    with pytest.raises(InvalidArgument, match=message):
+        ldm(dataset=str(data), out=tmp_path / "out", **{**SMOKE, **arguments})
+    assert not (tmp_path / "out").exists()
+
+
+def test_patches_that_the_second_network_cannot_take(tmp_path):
+    path = write_volume(Microstructure(blobs(1, (48, 24, 24))[0].numpy()), tmp_path / "scan.tif")
+    with pytest.raises(InvalidArgument, match=r"\(20, 20, 20\) voxels must be multiples of 8, such as \(16, 16, 16\)"):
+        ldm(dataset=str(path), patch=(20, 20, 20), attributes=("vf_1",), out=tmp_path / "out", **SMOKE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_not_altered_by_a_run_of_other_data(tmp_path):
+    """Letters of phases are understood; other data are refused, the same change nothing, resume=False starts anew."""
+    one, other = stored(tmp_path / "one"), stored(tmp_path / "other", seed=1)
+    out = ldm(dataset=str(one), attributes=("vf_A",), out=tmp_path / "out", **SMOKE)
+    assert MicrostructurePipeline.from_pretrained(out).names == ("vf_1",)
+    files = sorted(out.rglob("*.safetensors"))
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(InvalidArgument, match="other data or attributes; choose another out, or pass resume=False"):
+        ldm(dataset=str(other), attributes=("vf_1",), out=out, **SMOKE)
+    ldm(dataset=str(one), attributes=("vf_1",), out=out, **SMOKE)
+    assert [file.read_bytes() for file in files] == before
+    ldm(dataset=str(other), attributes=("vf_1",), out=out, resume=False, **SMOKE)
+    assert [file.read_bytes() for file in files] != before
+
+
+def test_a_finished_stage_is_neither_calibrated_nor_saved_again(volumes, tmp_path):
+    common = {"widths": (8, 8), "latent_channels": 2, "batch_size": 4, "progress": False, "device": "cpu"}
+    net = train_autoencoder(volumes, steps=3, out=tmp_path, **common)
+    saved = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    again = train_autoencoder(volumes, steps=3, out=tmp_path, **common)
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == saved and torch.equal(net.scale, again.scale)
+    longer = train_autoencoder(volumes, steps=4, out=tmp_path, **common)
+    assert not torch.equal(net.scale, longer.scale)
+    flipped = Volumes(1 - volumes.labels, volumes.attributes, volumes.trajectory, 2)
+    with pytest.raises(InvalidArgument, match="other data"):
+        train_autoencoder(flipped, steps=3, out=tmp_path, **common)
+
+
+def test_a_tomogram_is_learned_and_its_slab_says_how_well(tmp_path, monkeypatch):
+    from suffuse_materials3d import ldm as module
+
+    seen, train = [], module.train_predictor
+
+    def watched(*given, held_out, **arguments):
+        seen.append(held_out)
+        return train(*given, held_out=held_out, **arguments)
+
+    monkeypatch.setattr(module, "train_predictor", watched)
+    path = write_volume(Microstructure(blobs(1, (48, 24, 24))[0].numpy()), tmp_path / "scan.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ldm(dataset=str(path), patch=(16, 16, 16), attributes=("vf_1",), out=tmp_path / "out", **SMOKE)
+    z, values = seen[0]
+    assert len(z) == len(values) == 4 and z.shape[1] == 1

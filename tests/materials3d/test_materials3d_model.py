@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 import trimesh
 
 from suffuse import NetworkDenoiser, hub, schedules
-from suffuse.errors import CheckpointError, InvalidArgument
-from suffuse_materials3d import MicrostructurePipeline, metrics, plots, read_volume
+from suffuse.errors import CheckpointError, InvalidArgument, MissingExtra
+from suffuse_materials3d import Microstructure, MicrostructurePipeline, metrics, plots, read_volume
 from suffuse_materials3d.baselines import GaussianField, gaussian_correlation, nearest
 from suffuse_materials3d.data import load, request, simulate_spinodal
 from suffuse_materials3d.nets import PeriodicUNet
@@ -131,6 +132,37 @@ def test_train_then_sample_writes_volumes_and_meshes(checkpoint, tmp_path):
     assert ms.attributes["requested_volume_fraction"] == 0.4
     assert ms.attributes["volume_fraction"] == pytest.approx(metrics.volume_fraction(ms))
     assert trimesh.load_mesh(files[1]).is_watertight
+
+
+def test_structures_are_on_disk_before_the_next_batch_is_drawn(checkpoint, tmp_path, monkeypatch):
+    """An interruption loses one batch; a structure of one phase has no mesh, and the rest are written all the same."""
+    drawn = MicrostructurePipeline.stream
+
+    def one_by_one(self, *given, **arguments):
+        for i, ms in enumerate(drawn(self, *given, **{**arguments, "batch_size": 1})):
+            if i == 2:
+                raise KeyboardInterrupt
+            yield Microstructure(0 * ms.labels) if i == 0 else ms
+
+    monkeypatch.setattr(MicrostructurePipeline, "stream", one_by_one)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match=r"vf-0\.400-000 has no mesh: phase 1 is absent"),
+    ):
+        sample(checkpoint, out=tmp_path, volume_fraction=(0.4, 0.5, 0.6), steps=2, device="cpu")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"vf-0.400-000.tif", "vf-0.500-001.tif", "vf-0.500-001.glb"} <= names and "vf-0.400-000.glb" not in names
+
+
+def test_what_is_not_installed_is_missed_before_sampling(checkpoint, tmp_path, monkeypatch):
+    from suffuse_materials3d.recipes import sample_ldm
+
+    monkeypatch.setitem(sys.modules, "nrrd", None)
+    with pytest.raises(MissingExtra, match="nrrd"):
+        sample_ldm(tmp_path / "no checkpoint", format="nrrd", device="cpu")
+    monkeypatch.setitem(sys.modules, "lxml", None)
+    with pytest.raises(MissingExtra, match="lxml"):
+        sample(tmp_path / "no checkpoint", mesh="3mf", device="cpu")
 
 
 def test_a_structure_depends_on_its_seed_and_request_alone(checkpoint):

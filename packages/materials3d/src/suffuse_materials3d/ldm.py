@@ -15,6 +15,8 @@ generation using conditional latent diffusion models", Digital Discovery. Rombac
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +28,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from suffuse import Condition, Denoiser, NetworkDenoiser, hub, schedules, training
+from suffuse.bench.row import write_text
 from suffuse.errors import CheckpointError, InvalidArgument
+from suffuse.training.fit import STATE
 
 from .attributes import AttributeScaler
 from .data.volumes import Volumes, symmetries
@@ -38,6 +42,8 @@ from .progress import bar
 __all__ = ["Latents", "MicrostructureLDM", "encode", "train_autoencoder", "train_denoiser", "train_predictor"]
 
 PARTS = ("autoencoder", "scaler", "predictor", "predicted")
+#: In the folder of a stage: which data it learns from, and the steps after which it is finished.
+STAGE = "stage.json"
 
 
 @dataclass
@@ -119,6 +125,37 @@ class MicrostructureLDM:
         ]
 
 
+# --- folders of the stages -------------------------------------------------------------------------------------
+
+
+def _begin(out: Path | None, resume: bool, steps: int, data: Tensor) -> bool:
+    """Whether the stage in a folder is finished; its data are noted there.
+
+    Raises:
+        InvalidArgument: when it is one of other data.
+    """
+    if out is None:
+        return False
+    file = Path(out) / STAGE
+    now = hashlib.sha256(data.contiguous().numpy().data).hexdigest()
+    if resume and file.is_file() and file.with_name(STATE).is_file():
+        noted = json.loads(file.read_text())
+        if noted["data"] != now:
+            raise InvalidArgument(
+                f"out={str(out)!r} holds a run of other data or attributes; choose another out, or pass resume=False "
+                f"to overwrite it"
+            )
+        return noted["finished"] == steps
+    write_text(file, json.dumps({"data": now, "finished": None}) + "\n")
+    return False
+
+
+def _end(out: Path, steps: int) -> None:
+    """Note that a stage is finished, so that it is not calibrated and saved again."""
+    file = Path(out) / STAGE
+    write_text(file, json.dumps({**json.loads(file.read_text()), "finished": steps}) + "\n")
+
+
 # --- stage 1 ----------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +171,7 @@ def train_autoencoder(
     film: bool = False,
     objective: AutoencoderObjective | None = None,
     out: Path | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -141,8 +179,13 @@ def train_autoencoder(
 ) -> VolumeAutoencoder:
     """Train an autoencoder on labels; its latents are scaled to mean zero and variance one.
 
+    Args:
+        out: folder of the checkpoint; a run that was finished there is read, one that was stopped is gone on with.
+        resume: with False start afresh.
+
     Raises:
-        InvalidArgument: for volumes of one phase, or a shape that the factor does not divide.
+        InvalidArgument: for volumes of one phase, a shape that the factor does not divide, or ``out`` holding a run of
+            other volumes or settings.
     """
     if len(volumes) == 0 or len(torch.unique(volumes.labels)) < 2:
         raise InvalidArgument("the volumes hold one phase only, or there are none; there is nothing to learn")
@@ -152,11 +195,14 @@ def train_autoencoder(
         raise InvalidArgument(
             f"shape {volumes.shape} must be multiples of {model.factor} voxels for widths={tuple(widths)}"
         )
+    finished = _begin(out, resume, steps, volumes.labels)
     model = training.fit(
         model, _Labels(volumes.labels), steps=steps, batch_size=batch_size, lr=lr,
-        objective=objective or AutoencoderObjective(film=film), ema_decay=0.99, out=out, seed=seed,
+        objective=objective or AutoencoderObjective(film=film), ema_decay=0.99, out=out, resume=resume, seed=seed,
         accelerator=device, progress=progress, **fit,
     )  # fmt: skip
+    if finished:
+        return model
     where = "cuda" if device in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     with torch.no_grad():
         chosen = torch.randperm(len(volumes), generator=torch.Generator().manual_seed(seed))[:256]
@@ -165,6 +211,7 @@ def train_autoencoder(
     model.cpu().calibrate(torch.cat(latents))
     if out is not None:
         hub.save(model, out)
+        _end(out, steps)
     return model
 
 
@@ -274,11 +321,13 @@ def train_predictor(
     *,
     periodic: Sequence[bool] = (True, True, True),
     trajectory: Tensor | None = None,
+    held_out: tuple[Tensor, Tensor] | None = None,
     width: int = 48,
     steps: int = 500,
     batch_size: int = 32,
     lr: float = 2e-3,
     out: Path | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -290,26 +339,41 @@ def train_predictor(
         values: (N, A), NaN where not known.
         names: of the attributes.
         trajectory: (N,), simulations: a fifth of them sets the scale of the uncertainty. Default: each its own.
+        held_out: latents (M, V, C, x, y, z) and values (M, A) that set it instead, where all rows are alike, as patches
+            of one tomogram are. Without them it is the last fifth of the rows, where there is one simulation only.
+        out, resume: as of ``train_autoencoder``.
     """
     scaler = AttributeScaler(names).fit(values, seed)
     scores = scaler.scores(values)
-    trajectory = torch.arange(len(z)) if trajectory is None else trajectory
-    known = torch.unique(trajectory)
-    chosen = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[: max(len(known) // 5, 1)]]
-    aside = torch.isin(trajectory, chosen) if len(known) > 4 else torch.zeros(len(z), dtype=torch.bool)
+    aside = torch.zeros(len(z), dtype=torch.bool)
+    if held_out is None:
+        aside = _aside(torch.arange(len(z)) if trajectory is None else trajectory, seed)
+        held_out = z[aside], values[aside]
+    finished = _begin(out, resume, steps, values)
     torch.manual_seed(seed)
     model = FeaturePredictor(names, z.shape[2], width, periodic)
     cond = Condition(tokens={"scores": scores[~aside][:, None]})
     model = training.fit(
         model, Latents(z[~aside], cond, periodic, seed), steps=steps, batch_size=batch_size, lr=lr,
-        objective=predictor_loss, ema_decay=0.99, out=out, seed=seed, accelerator=device, progress=progress,
-        weight_decay=1e-2,
+        objective=predictor_loss, ema_decay=0.99, out=out, resume=resume, seed=seed, accelerator=device,
+        progress=progress, weight_decay=1e-2,
     )  # fmt: skip
-    rows = aside if bool(aside.any()) else ~aside
-    model.calibrate(z[rows][:, 0].float(), scores[rows])
+    if finished:
+        return model, scaler
+    model.calibrate(held_out[0][:, 0].float(), scaler.scores(held_out[1]))
     if out is not None:
         hub.save(model, out)
+        _end(out, steps)
     return model, scaler
+
+
+def _aside(trajectory: Tensor, seed: int) -> Tensor:
+    """(N,) bool: a fifth of the simulations, at least one; of a single one its last rows."""
+    known = torch.unique(trajectory)
+    if len(known) == 1:
+        return torch.arange(len(trajectory)) >= len(trajectory) - max(len(trajectory) // 5, 1)
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    return torch.isin(trajectory, known[order[: max(len(known) // 5, 1)]])
 
 
 # --- stage 3 ----------------------------------------------------------------------------------------------------
@@ -345,6 +409,7 @@ def train_denoiser(
     optional: Sequence[str] = (),
     out: Path | None = None,
     metadata: Mapping[str, Any] | None = None,
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
@@ -364,6 +429,7 @@ def train_denoiser(
         cond_dropout: probability of leaving out each attribute.
         optional: attributes (the process parameters) that are left out together a third of the time, and asked for
             without the others another third.
+        out, resume: as of ``train_autoencoder``.
         fit: further arguments of ``suffuse.training.fit``.
     """
     torch.manual_seed(seed)
@@ -383,9 +449,10 @@ def train_denoiser(
         z = z.cuda()  # a batch of large boxes would take longer to copy than to learn from
     data = Latents(z, scaler.condition(values), periodic, seed, optional)
     objective = BoxMeanObjective(training.LogNormalKappa(0.0, 1.4), "edm", cond_dropout, drop_per_name=True)
+    _begin(out, resume, steps, values)
     return training.fit(
-        denoiser, data, steps=steps, batch_size=batch_size, lr=lr, objective=objective,
-        ema_decay=0.995, out=out, metadata=metadata, seed=seed, accelerator=device, progress=progress, **fit,
+        denoiser, data, steps=steps, batch_size=batch_size, lr=lr, objective=objective, ema_decay=0.995, out=out,
+        metadata=metadata, resume=resume, seed=seed, accelerator=device, progress=progress, **fit,
     )  # fmt: skip
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suffuse.errors import InvalidArgument, unknown
+from suffuse.errors import InvalidArgument, SuffuseError, require, unknown
 from suffuse.recipes import Recipe, recipe
 
 if TYPE_CHECKING:
+    import trimesh
+
     from .data import Volumes
+    from .microstructure import Microstructure
 
 __all__ = ["PRESETS", "RECIPES", "ldm", "sample", "sample_ldm", "volume_fraction"]
 
@@ -32,7 +37,7 @@ def sample(
     seed: int = 0,
     device: str = "auto",
 ) -> list[Path]:
-    """Draw structures, and write each as a TIFF stack and as a mesh of phase 1.
+    """Draw structures; each is written, as a TIFF stack and as a mesh of phase 1, as soon as it is done.
 
     Args:
         checkpoint: folder that training wrote.
@@ -44,23 +49,21 @@ def sample(
         guidance_scale: 1 follows the data.
         spacing: edge of a voxel, in ``unit``.
         unit: unit of length.
-        mesh: glb, stl or ply.
+        mesh: glb, stl, ply or 3mf; empty for none.
         seed: of the noise.
         device: cpu, cuda, or auto.
     """
     from suffuse.bench.runner import resolve_device
 
-    from .io import write_volume
-    from .mesh import MESH_SUFFIXES, to_mesh, write_mesh
+    from .mesh import to_mesh
     from .pipeline import MicrostructurePipeline
 
-    if f".{mesh}" not in MESH_SUFFIXES:
-        raise InvalidArgument(f"mesh must be one of {[s[1:] for s in MESH_SUFFIXES]}, got {mesh!r}")
+    _check_formats("tif", mesh)
     if n < 1:
         raise InvalidArgument(f"n must be at least 1, got {n}")
     pipeline = MicrostructurePipeline.from_pretrained(checkpoint, device=resolve_device(device))
     requested = [value for value in volume_fraction for _ in range(n)]
-    structures = pipeline(
+    stream = pipeline.stream(
         requested,
         shape=(size,) * 3 if size else None,
         steps=steps,
@@ -70,11 +73,42 @@ def sample(
         unit=unit,
         progress=True,
     )
+    names = (Path(out) / f"vf-{asked:.3f}-{i:03d}" for i, asked in enumerate(requested))
+    return _write(zip(names, stream, strict=True), "tif", mesh, to_mesh)
+
+
+def _check_formats(volume: str, mesh: str) -> None:
+    """Refuse files that cannot be written here, before the work."""
+    from .io import SUFFIXES, check_format
+    from .mesh import MESH_SUFFIXES
+
+    if f".{volume}" not in SUFFIXES:
+        raise InvalidArgument(f"format must be one of {[s[1:] for s in SUFFIXES]}, got {volume!r}")
+    if mesh and f".{mesh}" not in MESH_SUFFIXES:
+        raise InvalidArgument(f"mesh must be one of {[s[1:] for s in MESH_SUFFIXES]}, got {mesh!r}")
+    check_format(f"volume.{volume}")
+    if mesh == "3mf":
+        require("lxml", extra="io", package="suffuse-materials3d")
+
+
+def _write(
+    structures: Iterable[tuple[Path, Microstructure]],
+    volume: str,
+    mesh: str,
+    surface: Callable[[Microstructure], trimesh.Trimesh | trimesh.Scene],
+) -> list[Path]:
+    """Write each structure before the next is asked for; one that has no surface has no mesh, and a warning."""
+    from .io import write_volume
+    from .mesh import write_mesh
+
     written = []
-    for i, (asked, ms) in enumerate(zip(requested, structures, strict=True)):
-        stem = Path(out) / f"vf-{asked:.3f}-{i:03d}"
-        written.append(write_volume(ms, stem.with_name(stem.name + ".tif")))
-        written.append(write_mesh(to_mesh(ms), stem.with_name(f"{stem.name}.{mesh}")))
+    for stem, ms in structures:
+        written.append(write_volume(ms, stem.with_name(f"{stem.name}.{volume}")))
+        if mesh:
+            try:
+                written.append(write_mesh(surface(ms), stem.with_name(f"{stem.name}.{mesh}")))
+            except SuffuseError as error:
+                warnings.warn(f"{stem.name} has no mesh: {error}", UserWarning, stacklevel=3)
     return written
 
 
@@ -223,27 +257,17 @@ def sample_ldm(
     """
     from suffuse.bench.runner import resolve_device
 
-    from .io import SUFFIXES, write_volume
-    from .mesh import MESH_SUFFIXES, to_scene, write_mesh
+    from .mesh import to_scene
     from .pipeline import MicrostructurePipeline
 
-    if f".{format}" not in SUFFIXES:
-        raise InvalidArgument(f"format must be one of {[s[1:] for s in SUFFIXES]}, got {format!r}")
-    if mesh and f".{mesh}" not in MESH_SUFFIXES:
-        raise InvalidArgument(f"mesh must be one of {[s[1:] for s in MESH_SUFFIXES]}, got {mesh!r}")
+    _check_formats(format, mesh)
     pipeline = MicrostructurePipeline.from_pretrained(checkpoint, device=resolve_device(device))
     stream = pipeline.stream(
         targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale, candidates=candidates,
         strict=strict, seed=seed, progress=True,
     )  # fmt: skip
-    written = []
-    for i, ms in enumerate(stream):
-        stem = Path(out) / f"structure-{i:03d}"
-        written.append(write_volume(ms, stem.with_name(f"{stem.name}.{format}")))
-        if mesh:
-            smooth = 0 if ms.field is not None else 10
-            written.append(write_mesh(to_scene(ms, smooth=smooth), stem.with_name(f"{stem.name}.{mesh}")))
-    return written
+    named = ((Path(out) / f"structure-{i:03d}", ms) for i, ms in enumerate(stream))
+    return _write(named, format, mesh, lambda ms: to_scene(ms, smooth=0 if ms.field is not None else 10))
 
 
 @recipe("materials3d/ldm", sample=sample_ldm)
@@ -257,13 +281,14 @@ def ldm(
     boundary: str = "periodic",
     workers: int = 0,
     out: Path = Path("runs/materials3d/ldm"),
+    resume: bool = True,
     seed: int = 0,
     device: str = "auto",
     progress: bool = True,
 ) -> Path:
     """Conditional latent diffusion of two or three phases: simulate or read, measure, and train the three stages.
 
-    What was finished before an interruption is not done again.
+    What was finished before an interruption is not done again. Data and attributes are looked at before any training.
 
     Args:
         dataset: a simulated system (cahn-hilliard, flory-huggins, flory-huggins-three, ternary), a folder of HDF5 files
@@ -275,6 +300,7 @@ def ldm(
         boundary: of simulations: periodic, or film.
         workers: processes that simulate; 0 is one per core.
         out: folder of the checkpoint, the simulated data and the logs.
+        resume: go on with what is in ``out``, a run of the same data and settings; with False start afresh.
         seed: of simulations, split, weights, data order and noise.
         device: cpu, cuda, or auto.
         progress: show progress bars.
@@ -282,15 +308,23 @@ def ldm(
     from suffuse.bench.runner import resolve_device
 
     from .attributes import AttributeScaler
+    from .data.simulated import SETTINGS
     from .ldm import MicrostructureLDM, accuracy, encode, train_autoencoder, train_denoiser, train_predictor
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     sizes, device, out = PRESETS[preset], resolve_device(device), Path(out)
+    if not resume and (out / "data" / SETTINGS).is_file():
+        shutil.rmtree(out / "data")
     train, test, facts = _volumes(
         dataset, sizes, tuple(attributes), tuple(patch), held_out, boundary, workers, out, seed, device, progress
     )
-    common: dict[str, Any] = {"seed": seed, "device": device, "progress": progress}
+    asked, process = tuple(facts["attributes"]), tuple(facts["process"])
+    predicted = (*asked, *(p for p in process if p not in asked))
+    _check_data(train, sizes, asked)
+    AttributeScaler(predicted).fit(train.table(predicted), seed)  # refuses what does not vary, before the work
+    scaler = AttributeScaler(asked).fit(train.table(asked), seed)
+    common: dict[str, Any] = {"resume": resume, "seed": seed, "device": device, "progress": progress}
     precision = "bf16-mixed" if device.startswith("cuda") else "32-true"
     film = facts.get("boundary") == "film"
     autoencoder = train_autoencoder(
@@ -300,13 +334,13 @@ def ldm(
     ).to(device)  # fmt: skip
     facts["voxel_accuracy"] = accuracy(autoencoder, test)
     z = encode(autoencoder, train, forms=sizes["forms"], progress=progress)
-    asked, process = tuple(facts["attributes"]), tuple(facts["process"])
-    predicted = (*asked, *(p for p in process if p not in asked))
+    slab = None
+    if len(train.trajectory.unique()) == 1:  # patches of one volume, which overlap
+        slab = encode(autoencoder, test, forms=1, progress=progress), test.table(predicted)
     predictor, predicted_scaler = train_predictor(
-        z, train.table(predicted), predicted, periodic=train.periodic, trajectory=train.trajectory,
+        z, train.table(predicted), predicted, periodic=train.periodic, trajectory=train.trajectory, held_out=slab,
         steps=sizes["predictor_steps"], batch_size=sizes["batch_size"], out=out / "predictor", **common,
     )  # fmt: skip
-    scaler = AttributeScaler(asked).fit(train.table(asked), seed)
     denoiser = train_denoiser(
         z, scaler, train.table(asked), periodic=train.periodic, widths=sizes["widths"], blocks=sizes["blocks"],
         steps=sizes["steps"], batch_size=sizes["batch_size"],
@@ -314,6 +348,22 @@ def ldm(
     )  # fmt: skip
     model = MicrostructureLDM(denoiser, autoencoder.cpu(), scaler, predictor, predicted_scaler, train.shape, facts)
     return model.save(out, {"recipe": "materials3d/ldm", "dataset": Path(dataset).name, "preset": preset})
+
+
+def _check_data(volumes: Volumes, sizes: dict[str, Any], attributes: Sequence[str]) -> None:
+    """Refuse what one of the three stages cannot learn from."""
+    if volumes.phases < 2:
+        raise InvalidArgument("the volumes hold one phase only; there is nothing to learn")
+    if not attributes:
+        raise InvalidArgument(
+            f"attributes has no default for {volumes.phases} phases; name what can be asked for, vf_0 say"
+        )
+    multiple = 2 ** (len(sizes["autoencoder_widths"]) + len(sizes["widths"]))  # of both networks, one after the other
+    if any(n % multiple for n in volumes.shape):
+        raise InvalidArgument(
+            f"volumes (or patches) of {volumes.shape} voxels must be multiples of {multiple}, such as "
+            f"{tuple(max(n // multiple, 1) * multiple for n in volumes.shape)}; cut them so"
+        )
 
 
 def _volumes(
@@ -333,8 +383,10 @@ def _volumes(
     from .data import SYSTEMS, cut_tomogram, read_volumes, simulate_dataset
     from .descriptors import DESCRIPTORS
     from .io import read_volume
+    from .pipeline import attribute_name
 
     path = Path(dataset)
+    attributes = tuple(attribute_name(name) for name in attributes)
     process: tuple[str, ...] = ()
     if dataset in SYSTEMS:
         system = SYSTEMS[dataset]
@@ -351,7 +403,7 @@ def _volumes(
         measured = attributes or CONDITIONS.get(volumes.phases, ())
         volumes = volumes.measured([a for a in measured if a in DESCRIPTORS])
         known = {name for s in SYSTEMS.values() for name in s.parameters}
-        process = tuple(k for k in volumes.attributes if k in known)
+        process = tuple(k for k, v in volumes.attributes.items() if k in known and len(v[v.isfinite()].unique()) > 1)
         train, test = volumes.split(held_out, seed)
     elif path.is_file():
         structure = read_volume(path)
