@@ -275,6 +275,12 @@ def test_a_patch_below_the_representative_volume_is_warned_of():
     assert fine.representative is not None and fine.train.attributes["vf_1"].mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_the_phase_that_varies_most_decides_what_is_representative():
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[:8] = 2  # no phase 1, and either half has one phase alone
+    assert rev(Microstructure(labels))[4] > 1 and rev(Microstructure(labels), phase=1)[4] == 0
+
+
 def test_the_spread_of_independent_voxels_falls_as_the_root_of_their_number():
     spread = rev(coarse((64, 64, 64), 1))
     assert spread[8] == pytest.approx(8**-1.5, rel=0.15) and spread[4] == pytest.approx(4**-1.5, rel=0.1)

@@ -38,8 +38,8 @@ def check_data(path: Path) -> None:
     if len(ms.phases) < 2:
         print("  one phase only: nothing can be learned from it")
         return
-    for edge, spread in rev(ms, phase=ms.phases[-1]).items():
-        print(f"  patches of {edge}^3: the fraction of phase {ms.phases[-1]} varies by {spread:.1%}")
+    for edge, spread in rev(ms).items():
+        print(f"  patches of {edge}^3: the fraction of a phase varies by up to {spread:.1%}")
 
 
 def measure(path: Path, names: Sequence[str]) -> None:

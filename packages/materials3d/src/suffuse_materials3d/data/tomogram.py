@@ -33,7 +33,8 @@ class Tomogram:
     Args:
         train: patches of the front part.
         held_out: patches of the slab.
-        rev: edge in voxels -> relative spread of the volume fraction over cubes of that edge.
+        rev: edge in voxels -> relative spread of the volume fraction over cubes of that edge, of the phase that varies
+            most.
         representative: the smallest of these edges below the tolerance; None when none is.
     """
 
@@ -121,8 +122,15 @@ def cut_tomogram(
     return Tomogram(parts[0], parts[1], spread, min(fine) if fine else None)
 
 
-def rev(ms: Microstructure, edges: Sequence[int] | None = None, phase: int = 1) -> dict[int, float]:
-    """Edge in voxels -> std / mean of the phase's share over disjoint cubes of that edge (at least 8 of them)."""
+def rev(ms: Microstructure, edges: Sequence[int] | None = None, phase: int | None = None) -> dict[int, float]:
+    """Edge in voxels -> std / mean of a phase's share over disjoint cubes of that edge (at least 8 of them).
+
+    Args:
+        phase: which; None is the phase that varies most at each edge.
+    """
+    if phase is None:
+        each = [rev(ms, edges, p) for p in ms.phases]
+        return {edge: max(spread[edge] for spread in each) for edge in each[0]}
     mask = ms.mask(phase).astype(np.float64)
     found: dict[int, float] = {}
     for edge in edges or [2**k for k in range(2, 9)]:
