@@ -273,8 +273,8 @@ def _make_part(folder: Path, settings: Mapping[str, Any], k: int, device: str) -
                         volume.numpy(), tuple(settings["spacing"]), settings["unit"], equation.periodic, attributes
                     )
                 )
-    names = settings["descriptors"]
-    columns = measure_all(kept, names, device=device) if names and kept else {}
+    asked = settings["descriptors"]
+    columns = measure_all(kept, asked, device=device) if asked and kept else {}
     rows = [
         {**ms.attributes, **{name: float(values[i]) for name, values in columns.items()}} for i, ms in enumerate(kept)
     ]
