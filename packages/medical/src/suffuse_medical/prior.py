@@ -23,7 +23,6 @@ from suffuse.training import DenoisingObjective
 from suffuse.training.times import TimeSampler
 
 from . import training
-from .data.geometry import plain
 from .nets import ESTIMATE, SMALL, GaussianPart, ResidualDenoiser, SubpixelUNet, gaussian_part, unet_settings
 from .noise import CoarseNoise, SimplexNoise, Whitened
 from .prediction import check_images
@@ -73,8 +72,7 @@ def slice_denoiser(
     rank: int | None = 16,
 ) -> SliceDenoiser:
     """An untrained denoiser for images (N, C, H, W); H and W must be multiples of ``factor * 2 ** (levels - 1)``."""
-    check_images(images)
-    images = training.ready(images)
+    images = training.ready(check_images(images))
     family = NOISES.get(noise)  # none for white noise; an unknown one is refused by SliceDenoiser
     gaussian = gaussian_part(images, rank, None if family is None else family.spectrum(images.shape[2:]))
     arguments = unet_settings(channels)
@@ -129,8 +127,7 @@ def fit_prior(
         resume: go on with the run in ``out``, if there is one; False starts afresh.
         precision: ``"bf16-mixed"`` is faster on GPUs and on processors with matrix units for it.
     """
-    check_images(images)
-    images = training.ready(images)
+    images = training.ready(check_images(images))
     torch.manual_seed(seed)
     widths = {} if cond is None else {name: value.shape[1] for name, value in cond.maps.items()}
     tokens = {} if cond is None else {name: value.shape[2] for name, value in cond.tokens.items()}
@@ -167,8 +164,7 @@ def gaussian_prior(images: Tensor, *, noise: CoarseNoise | None = None, ridge: f
         noise: the family of noise that is removed; None is white.
         ridge: variance added in every direction, relative to the mean variance of a voxel.
     """
-    check_images(images)
-    images = plain(images)
+    images = check_images(images)
     x = images.double() if noise is None else noise.colour(images.double(), inverse=True)
     mean, cov = moments(x, ridge)
     gaussian = GaussianDenoiser(mean, cov, EDM(0.002, 80.0))
