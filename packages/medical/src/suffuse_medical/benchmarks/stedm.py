@@ -36,7 +36,7 @@ UNSEEN = {
 }
 SIZES = {
     "quick": Size(8, 4, 8, 80, 60, 64, 6, 1, ("one protocol",)),
-    "full": Size(12, 30, 60, 800, 300, 384, 8, 2, tuple(UNSEEN)),
+    "full": Size(12, 30, 60, 2400, 300, 384, 8, 2, tuple(UNSEEN)),
 }
 
 
