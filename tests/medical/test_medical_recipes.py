@@ -61,6 +61,8 @@ def test_volumes_in_and_out(volume, tmp_path, name, options, sample, files):
         if path.suffix == ".gz":
             data, found = read_nifti(path)
             assert found.isclose(geometry) and found.axcodes == "LIA", path.name
+            if name == "medical/reconstruction" and "std" not in path.name:
+                assert found.dtype == geometry.dtype == "int16"
             if "labels" in path.name:
                 assert found.dtype == "uint8" and set(data.unique().tolist()) <= {0.0, 1.0}
         else:
@@ -83,6 +85,7 @@ def test_what_the_network_did_not_see_is_air(tmp_path):
     for name in ("mean", "zero-filled/mean"):
         volume, _ = read_nifti(tmp_path / "out" / f"{name}.nii.gz")
         assert volume[0, :2].sub(40).abs().max() < 1e-3, f"{name} is in the unit of the file, and air outside"
+    assert read_nifti(tmp_path / "out" / "std.nii.gz")[1].dtype == "float32"
     inside = read_nifti(tmp_path / "out" / "zero-filled" / "mean.nii.gz")[0][0, 14:18, 14:18, 14:18]
     assert 500 < float(inside.mean()) < 1500
 

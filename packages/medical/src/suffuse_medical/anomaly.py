@@ -69,9 +69,9 @@ class AnomalyPrediction(Prediction):
         assert self.image is not None
         return replace(super().on(geometry), image=self._move(self.image, geometry))
 
-    def write(self, folder: str | Path, *, samples: bool = False) -> list[Path]:
-        """As any prediction (the healthy version), and ``map`` and ``map-std``."""
-        written = super().write(folder, samples=samples)
+    def write(self, folder: str | Path, *, samples: bool = False, dtype: str = "float32") -> list[Path]:
+        """As any prediction (the healthy version), and ``map`` and ``map-std``, which are float32."""
+        written = super().write(folder, samples=samples, dtype=dtype)
         assert self.geometry is not None
         stored = self.geometry.stored_as("float32")
         named = {"map": self.map} | ({"map-std": self.map_std} if len(self.samples) > 1 else {})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from suffuse.errors import InvalidArgument
 
-from .data.geometry import Geometry, plain, resample
+from .data.geometry import INTEGERS, Geometry, plain, resample
 from .data.nifti import write_nifti
 
 __all__ = ["Prediction", "check_images", "check_samples", "device_of", "in_batches", "sample_seeds"]
@@ -88,14 +88,17 @@ class Prediction:
         """(C,): what is beyond the grid: air, which is -1 in network units."""
         return torch.full((channels,), -1.0)
 
-    def write(self, folder: str | Path, *, samples: bool = True) -> list[Path]:
+    def write(self, folder: str | Path, *, samples: bool = True, dtype: str = "float32") -> list[Path]:
         """NIfTI files on the geometry of the input: ``mean``, ``std`` and, if wanted, every ``sample-k``.
 
         Images of several channels get a file per channel.
+
+        Args:
+            dtype: voxel type of all but ``std``, which is float32; values beyond those of an integer type are clipped.
         """
         if self.geometry is None:
             raise InvalidArgument("this prediction has no geometry; pass geometry= to predict, files need a place")
-        stored = self.geometry.stored_as("float32")
+        limits = torch.iinfo(getattr(torch, dtype)) if dtype in INTEGERS else None
         named = {"mean": self.mean}
         if len(self.samples) > 1:
             named["std"] = self.std
@@ -103,6 +106,9 @@ class Prediction:
             named |= {f"sample-{k}": image for k, image in enumerate(self.samples)}
         written = []
         for name, slices in named.items():
+            stored = self.geometry.stored_as("float32" if name == "std" else dtype)
+            if limits is not None and name != "std":
+                slices = slices.clamp(limits.min, limits.max)
             for c, channel in enumerate(slices.movedim(0, -1)):  # (C, H, W, N)
                 suffix = f"-{c}" if slices.shape[1] > 1 else ""
                 written.append(write_nifti(Path(folder) / f"{name}{suffix}.nii.gz", channel, stored))

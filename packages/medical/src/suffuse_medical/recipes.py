@@ -490,7 +490,8 @@ def _reconstruct(
 ) -> list[Path]:
     """Leave out k-space lines of a volume, slice by slice, and reconstruct it: zero-filled, mean, spread and samples.
 
-    Files lie on the grid of the volume and are in its unit. Only the brightest hundredth of its voxels can be clipped.
+    Files lie on the grid of the volume, in its unit and of its voxel type, but the spread, which is float32. Only the
+    brightest hundredth of its voxels can be clipped.
 
     Args:
         checkpoint: folder written by training.
@@ -524,7 +525,8 @@ def _reconstruct(
     zero_filled = Prediction(operator.pseudo_inverse(y)[None], given.grid)
     answers = [answer.on(given.geometry) for answer in (found, zero_filled)]
     ours, theirs = (Prediction(undo_percentile(a.samples, *given.unit), a.geometry) for a in answers)
-    return [*ours.write(out), theirs.write(Path(out) / "zero-filled", samples=False)[0]]
+    kind = given.geometry.dtype
+    return [*ours.write(out, dtype=kind), theirs.write(Path(out) / "zero-filled", samples=False, dtype=kind)[0]]
 
 
 @recipe("medical/reconstruction", sample=_reconstruct)
