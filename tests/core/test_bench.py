@@ -14,7 +14,7 @@ import torch
 from suffuse.bench import Benchmark, Report, Row, Run, benchmark, read_rows, run_benchmarks, select, write_rows
 from suffuse.bench.machine import describe_machine
 from suffuse.bench.results import commit_report, render_tables
-from suffuse.bench.row import write_text
+from suffuse.bench.row import json_value, write_text
 from suffuse.bench.runner import aggregate, resolve_device
 from suffuse.bench.tables import duration, markdown_tables, number, pivot, tables
 from suffuse.errors import InvalidArgument, SuffuseError, require
@@ -561,3 +561,10 @@ def test_markers_are_checked(tmp_path, text, message):
     (tmp_path / "README.md").write_text(text)
     with pytest.raises(SuffuseError, match=message):
         render_tables(tmp_path)
+
+
+def test_values_of_arrays_are_json_and_others_are_named():
+    given = {"a": np.float32(0.5), 2: (torch.tensor(3), None), "c": {"d": np.arange(2)}}
+    assert json.loads(json.dumps(json_value(given, "x"))) == {"a": 0.5, "2": [3, None], "c": {"d": [0, 1]}}
+    with pytest.raises(InvalidArgument, match="x is a set"):
+        json_value({"a": {1}}, "x")

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from suffuse.bench.row import write_text
+from suffuse.bench.row import json_value, write_text
 from suffuse.errors import InvalidArgument, SuffuseError, require, unknown
 
 from .microstructure import Microstructure
@@ -61,7 +61,7 @@ def write_volume(ms: Microstructure, path: str | Path) -> Path:
         "spacing": list(ms.spacing),
         "unit": ms.unit,
         "periodic": list(ms.periodic),
-        "attributes": {str(k): _plain(v, str(k)) for k, v in ms.attributes.items()},
+        "attributes": {str(k): json_value(v, f"attributes[{k!r}]") for k, v in ms.attributes.items()},
         "shape": list(ms.shape),
         "labels": list(ms.phases),
     }
@@ -150,19 +150,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _plain(value: Any, name: str) -> Any:
-    """An attribute as JSON has it: arrays and numbers of NumPy or torch become lists and numbers."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, name) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, name) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise InvalidArgument(f"attributes[{name!r}] is a {type(value).__name__}, which JSON has no form for; leave it out")
 
 
 def _about(facts: Mapping[str, Any]) -> Facts:
@@ -407,7 +394,7 @@ def _read_hdf5(path: Path) -> tuple[NDArray[Any], Facts]:
         if not facts:
             facts = {k: file.attrs[k] for k in ("spacing", "unit", "periodic") if k in file.attrs}
         if "attributes" not in facts and file.attrs.get("suffuse_format") == FORMAT:
-            known = {k: _plain(v, k) for k, v in file[names[0]].attrs.items()}
+            known = {k: json_value(v, k) for k, v in file[names[0]].attrs.items()}
             facts |= {"attributes": known, "labels": list(range(min(int(file.attrs["phases"]), GREY)))}
     return values, facts
 

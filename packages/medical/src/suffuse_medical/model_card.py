@@ -12,9 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from suffuse.bench.row import json_value
 from suffuse.errors import CheckpointError, InvalidArgument
 
 __all__ = ["NOT_CLINICAL", "ModelCard"]
@@ -42,19 +40,6 @@ HEADINGS = {
 
 #: Fields that map names to values; all others are text.
 MAPPINGS = ("counts", "metrics", "subgroups", "extra")
-
-
-def _plain(value: Any, name: str) -> Any:
-    """A value as JSON has it: numbers of numpy and torch, which measures return, as Python's."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v, name) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v, name) for v in value]
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        return value.tolist()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise InvalidArgument(f"{name} of the model card holds a {type(value).__name__}; write numbers and text only")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +107,7 @@ class ModelCard:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {f.name: _plain(getattr(self, f.name), f.name) for f in fields(self)}
+        return {f.name: json_value(getattr(self, f.name), f"{f.name} of the model card") for f in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelCard:

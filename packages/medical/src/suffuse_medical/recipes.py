@@ -395,8 +395,8 @@ def _show_tissue(slices: Tensor, images: Path | None) -> Tensor:
     keep = (slices > -0.8).float().mean((1, 2, 3)) > 0.1
     if not keep.any():
         raise InvalidArgument(
-            f"images: no slice in {images} shows tissue on a grid of {GRID} voxels of {SPACING} mm around the middle "
-            f"of the volume; is its spacing in mm?"
+            f"no slice of {images or 'the pseudo-patients'} shows tissue where the network looks, around the middle of "
+            f"the volume; is its spacing in mm?"
         )
     return keep
 

@@ -112,6 +112,23 @@ def _scalar(key: str, value: Any, where: str) -> Scalar:
     raise InvalidArgument(f"setting: {key!r} must be a string, a finite number or a bool, got {value!r} {where}")
 
 
+def json_value(value: Any, name: str) -> Any:
+    """A value as JSON has it: arrays and numbers of NumPy and torch become lists and numbers.
+
+    Raises:
+        InvalidArgument: naming ``name``, for anything that JSON has no form for.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): json_value(v, name) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(v, name) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidArgument(f"{name} is a {type(value).__name__}, which JSON has no form for; give numbers and text")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: a reader sees the old text or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
