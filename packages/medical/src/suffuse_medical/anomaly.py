@@ -153,7 +153,7 @@ def predict(
         raise unknown("noise", name, NOISES)
     family = NOISES[name]
     start = _time(denoiser, level)
-    device = device_of(denoiser, images)
+    device = device_of(denoiser, images.device)
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:
         generators = suffuse.random.generators(seeds, "cpu")
@@ -211,7 +211,7 @@ def counterfactual(
     """
     images = check_images(images)
     start = _time(denoiser, level)
-    device = device_of(denoiser, images)
+    device = device_of(denoiser, images.device)
     guided = ClassifierFree(denoiser, guidance_scale)
     parts = []
     for rows in images.split(batch_size):

@@ -41,6 +41,7 @@ from .data.nifti import write_nifti
 from .ldm import LatentDiffusion
 from .model_card import ModelCard
 from .nets import MonaiDenoiser, MonaiNetwork
+from .prediction import device_of
 
 __all__ = ["NoiseDataset", "Runner", "SamplerInferer", "export", "import_network", "load", "read_card", "validate"]
 
@@ -152,7 +153,7 @@ class SamplerInferer(Inferer):
                 sampler that adds noise draws from torch's global state.
         """
         denoiser: Denoiser = network.denoiser if isinstance(network, LatentDiffusion) else network  # type: ignore[assignment]
-        device = _device(denoiser)
+        device = device_of(denoiser, torch.device("cpu"))
         if condition is not None:
             condition = condition.to(device)
             if isinstance(network, LatentDiffusion):
@@ -273,7 +274,9 @@ def export(
         if condition is not None and example is not None:
             _write_condition(condition, example)
             dataset["condition"] = "$@bundle_root + '/models/condition.safetensors'"
-        drawn = _draw_once(work, NoiseDataset(shape, 1, condition=example), guidance_scale, _device(denoiser))
+        drawn = _draw_once(
+            work, NoiseDataset(shape, 1, condition=example), guidance_scale, device_of(denoiser, torch.device("cpu"))
+        )
         inference = {
             "bundle_root": ".",
             "device": "$'cuda' if __import__('torch').cuda.is_available() else 'cpu'",
@@ -328,10 +331,6 @@ def export(
         shutil.rmtree(work, ignore_errors=True)
         raise
     return target
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((v.device for v in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def _draw_once(root: Path, dataset: NoiseDataset, guidance_scale: float, device: torch.device) -> tuple[int, ...]:

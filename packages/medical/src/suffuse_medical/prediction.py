@@ -115,9 +115,9 @@ class Prediction:
         return written
 
 
-def device_of(denoiser: nn.Module, images: Tensor) -> torch.device:
-    """Where the denoiser computes; one without numbers of its own does so where the images are."""
-    return next((p.device for p in (*denoiser.parameters(), *denoiser.buffers())), images.device)
+def device_of(module: nn.Module, otherwise: torch.device) -> torch.device:
+    """Where a module computes; ``otherwise`` for one without numbers of its own."""
+    return next((v.device for v in (*module.parameters(), *module.buffers())), otherwise)
 
 
 def sample_seeds(seed: int, n: int, rows: int) -> list[list[int]]:

@@ -27,6 +27,8 @@ import suffuse
 from suffuse import Condition
 from suffuse.errors import InvalidArgument
 
+from .prediction import device_of
+
 __all__ = ["CopyEmbedding", "Membership", "Memorisation", "membership", "memorisation"]
 
 
@@ -224,7 +226,7 @@ def denoising_errors(
 ) -> Tensor:
     """|eps - eps_theta|^2 per entry, averaged over times and draws of the noise, (N,), where the denoiser is."""
     total = torch.zeros(len(images), dtype=torch.float64)
-    device = next((v.device for v in (*denoiser.parameters(), *denoiser.buffers())), images.device)
+    device = device_of(denoiser, images.device)
     schedule = denoiser.schedule
     for k, t in enumerate(list(times) * draws):
         for first in range(0, len(images), batch_size):

@@ -131,7 +131,7 @@ def predict(
     if not torch.isfinite(y).all():
         raise InvalidArgument("y has NaN or infinite entries; leave them out of the operator's mask instead")
     steps = steps or STEPS[method]
-    device = device_of(denoiser, y)
+    device = device_of(denoiser, y.device)
     shape = operator.adjoint(y[:1].to(device)).shape[1:]
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:

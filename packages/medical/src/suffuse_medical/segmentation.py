@@ -106,7 +106,7 @@ def predict(
     """
     images = check_images(images)
     check_samples(n)
-    device = device_of(denoiser, images)
+    device = device_of(denoiser, images.device)
 
     def draw(rows: Tensor, seeds: list[int]) -> Tensor:
         generators = suffuse.random.generators(seeds, "cpu")
