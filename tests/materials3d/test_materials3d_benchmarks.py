@@ -134,12 +134,14 @@ def test_parity_reports_all_methods_for_two_and_three_phases(runs):
         "spread-over-simulated",
     } <= {row.metric for row in run.rows}
     assert len(run.figures) == 3
+    seconds = {row.metric: row.value for row in run.rows if row.method == "ldm" and row.dataset.startswith("cahn")}
+    assert seconds["end-to-end-seconds"] > seconds["training-seconds"] > 0
 
 
 @pytest.mark.slow
 def test_process_simulator_and_tiling_report(runs):
     process = runs["materials3d/process"].rows
-    assert {"simulated", "generated", "descriptors", "parameters (ceiling)"} <= {row.method for row in process}
+    assert {"simulated", "generated", "descriptors", "repeated (ceiling)", "stated"} <= {row.method for row in process}
     assert {"coverage-90", "r2"} == {row.metric for row in process}
     simulator = {row.metric for row in runs["materials3d/simulator"].rows}
     assert "volumes-per-minute" in simulator

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from suffuse import Condition, Denoiser, hub
 from suffuse.errors import CheckpointError, InvalidArgument, SamplingDiverged
-from suffuse.guidance import ClassifierFree
+from suffuse.guidance import ClassifierFree, Predicted
 from suffuse.random import Generators, generators
 from suffuse.samplers import DPMSolverPP, Sampler
 
@@ -41,6 +41,9 @@ WHOLE_CELLS, WHOLE_VOXELS = 64**3, 2**21
 WINDOW, HALO, TILE = 48, 8, 16
 #: Voxels of a large volume whose logits tell how to shift those of all.
 LOOKED_AT = 2**20
+#: Latent cells of the largest box that the predictor guides, and of a batch of them: derivatives of the denoiser keep
+#: all that it computes. And the noise-to-signal ratio above which posterior means are too blurred for the predictor.
+GUIDED_CELLS, GUIDED_BATCH, GUIDED_KAPPA = 32**3, 2**17, 3.0
 
 
 class FractionRequests:
@@ -118,6 +121,7 @@ class MicrostructurePipeline:
         periodic: Sequence[bool] | None = None,
         steps: int = 15,
         guidance_scale: float = 1.0,
+        predictor_guidance: bool = True,
         seed: int = 0,
         generator: Generators = None,
         sampler: Sampler | None = None,
@@ -142,10 +146,13 @@ class MicrostructurePipeline:
             periodic: per axis, whether the structure repeats; by default as in training.
             steps: evaluations of the network, by DPM-Solver++(2M).
             guidance_scale: w of classifier-free guidance; 1 is none.
+            predictor_guidance: let the feature predictor correct the descriptors that were asked for, on the way
+                (``suffuse.guidance.Predicted``), in boxes of up to 128 voxels an edge. Not process parameters: those of
+                a structure can be told by the predictor alone, which would then hear its own echo.
             seed: structure i depends on (seed, i) and its request alone.
             generator: in the place of ``seed``: one for all, or one per structure.
             sampler: in the place of DPM-Solver++; ``steps`` is then its own.
-            guide: in the place of classifier-free guidance: what makes the denoiser that is sampled.
+            guide: in the place of both guidances: what makes the denoiser that is sampled.
             strict: raise for a request out of the hull of the data, instead of answering with the nearest feasible one.
             match_fraction: shift the logits of the phases so that the requested volume fractions (of all phases but
                 one, at least) are met to a voxel; the shifts are in ``attributes["logit_shift_0"]`` and so on.
@@ -184,12 +191,13 @@ class MicrostructurePipeline:
         if isinstance(random, Sequence) and len(random) != count:
             raise InvalidArgument(f"generator has {len(random)} entries for {count} structures; give one each")
         spacing, unit = self._size(spacing, unit)
-        denoiser = self._denoiser(values, guidance_scale, guide, cells, periodic, window)
         sampler = sampler or DPMSolverPP(steps=steps, grid="time")
-        batch_size = max(1, min(batch_size, 4 * WHOLE_CELLS // math.prod(cells)))
+        most = GUIDED_BATCH if math.prod(cells) <= GUIDED_CELLS else 4 * WHOLE_CELLS
+        batch_size = max(1, min(batch_size, most // math.prod(cells)))
         device = self._device()
         for first in range(0, count, batch_size):
             rows = list(range(first, min(first + batch_size, count)))
+            denoiser = self._denoiser(values[rows], guidance_scale, predictor_guidance, guide, cells, periodic, window)
             best: list[Microstructure] = []
             for _ in range(candidates):
                 z = sampler(
@@ -221,6 +229,7 @@ class MicrostructurePipeline:
         periodic: Sequence[bool] | None = None,
         steps: int = 15,
         guidance_scale: float = 1.0,
+        predictor_guidance: bool = True,
         seed: int = 0,
         strict: bool = False,
         match_fraction: bool = False,
@@ -257,7 +266,7 @@ class MicrostructurePipeline:
         spacing, unit = self._size(spacing, unit)
         codec = self.model.autoencoder
         z = DPMSolverPP(steps=steps, grid="time")(
-            self._denoiser(values, guidance_scale, None, cells, periodic, window),
+            self._denoiser(values, guidance_scale, predictor_guidance, None, cells, periodic, window),
             (1, codec.latent_channels, *cells),
             cond=self.model.scaler.condition(values).to(self._device()),
             generator=generators([seed * 1_000_003]),
@@ -389,6 +398,7 @@ class MicrostructurePipeline:
         self,
         values: Tensor,
         guidance_scale: float,
+        predictor_guidance: bool,
         guide: Callable[[Denoiser], Denoiser] | None,
         cells: Sequence[int],
         periodic: Sequence[bool],
@@ -403,7 +413,22 @@ class MicrostructurePipeline:
             denoiser = Windowed(denoiser, (window,) * 3, min(HALO, max(window // 2, 1)), wraps, multiple)
         if guide is not None:
             return guide(denoiser)
-        return ClassifierFree(denoiser, guidance_scale) if bool(values.isfinite().any()) else denoiser
+        if not bool(values.isfinite().any()):
+            return denoiser
+        denoiser = ClassifierFree(denoiser, guidance_scale)
+        guided = predictor_guidance and math.prod(cells) <= GUIDED_CELLS
+        return self._predicted(denoiser, values) if guided else denoiser
+
+    def _predicted(self, denoiser: Denoiser, values: Tensor) -> Denoiser:
+        """The denoiser, corrected by the predictor in the descriptors that are asked for."""
+        predictor, predicted = self.model.predictor, self.model.predicted
+        if predictor is None or predicted is None:
+            return denoiser
+        asked = torch.full((len(values), len(predicted.names)), float("nan"), dtype=torch.float64)
+        for a, name in enumerate(self.names):
+            if name in predicted.names and name in DESCRIPTORS:
+                asked[:, predicted.names.index(name)] = values[:, a]
+        return Predicted(denoiser, predictor, predicted.scores(asked).to(self._device()), GUIDED_KAPPA)
 
     def _decode(self, z: Tensor, periodic: Sequence[bool], margin: Sequence[int], progress: bool) -> Tensor:
         """Logits (1, K, X, Y, Z) on the CPU, without the margin."""

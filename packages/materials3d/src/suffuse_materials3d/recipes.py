@@ -203,18 +203,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "quick": {
         "shape": (16, 16, 16), "trajectories": 112, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 150, "widths": (96,),
+        "autoencoder_widths": (24, 48), "autoencoder_steps": 250, "predictor_steps": 400, "widths": (64,),
         "blocks": 2, "steps": 700, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "cpu": {
         "shape": (32, 32, 16), "trajectories": 160, "snapshots": 4, "latent_channels": 4,
-        "autoencoder_widths": (32, 64), "autoencoder_steps": 600, "predictor_steps": 250, "widths": (128,),
-        "blocks": 2, "steps": 2400, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
+        "autoencoder_widths": (32, 64), "autoencoder_steps": 600, "predictor_steps": 1000, "widths": (64,),
+        "blocks": 2, "steps": 3600, "batch_size": 16, "autoencoder_batch": 4, "forms": 4,
     },
     "gpu": {
         "shape": (128, 128, 64), "trajectories": 384, "snapshots": 2, "latent_channels": 4,
-        "autoencoder_widths": (48, 96), "autoencoder_steps": 800, "predictor_steps": 500, "widths": (256,),
-        "blocks": 2, "steps": 4000, "batch_size": 32, "autoencoder_batch": 4, "forms": 2,
+        "autoencoder_widths": (48, 96), "autoencoder_steps": 800, "predictor_steps": 1000, "widths": (128,),
+        "blocks": 2, "steps": 4000, "batch_size": 16, "autoencoder_batch": 4, "forms": 2,
     },
 }  # fmt: skip
 
@@ -231,6 +231,7 @@ def sample_ldm(
     shape: Sequence[int] = (),
     steps: int = 15,
     guidance_scale: float = 1.0,
+    predictor_guidance: bool = True,
     candidates: int = 1,
     strict: bool = False,
     format: str = "tif",
@@ -248,6 +249,7 @@ def sample_ldm(
         shape: voxels; empty is the shape of the training volumes, larger is possible.
         steps: evaluations of the network, by DPM-Solver++.
         guidance_scale: 1 follows the data.
+        predictor_guidance: let the feature predictor correct the descriptors that were asked for, on the way.
         candidates: structures that are made and measured for each that is given, the one nearest to the request.
         strict: refuse a request that the data do not have, instead of making the nearest one.
         format: of the volumes, an ending that ``write_volume`` knows.
@@ -263,8 +265,8 @@ def sample_ldm(
     _check_formats(format, mesh)
     pipeline = MicrostructurePipeline.from_pretrained(checkpoint, device=resolve_device(device))
     stream = pipeline.stream(
-        targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale, candidates=candidates,
-        strict=strict, seed=seed, progress=True,
+        targets, n=n, shape=tuple(shape) or None, steps=steps, guidance_scale=guidance_scale,
+        predictor_guidance=predictor_guidance, candidates=candidates, strict=strict, seed=seed, progress=True,
     )  # fmt: skip
     named = ((Path(out) / f"structure-{i:03d}", ms) for i, ms in enumerate(stream))
     return _write(named, format, mesh, lambda ms: to_scene(ms, smooth=0 if ms.field is not None else 10))
@@ -358,7 +360,7 @@ def _check_data(volumes: Volumes, sizes: dict[str, Any], attributes: Sequence[st
         raise InvalidArgument(
             f"attributes has no default for {volumes.phases} phases; name what can be asked for, vf_0 say"
         )
-    multiple = 2 ** (len(sizes["autoencoder_widths"]) + len(sizes["widths"]))  # of both networks, one after the other
+    multiple = 2 ** (len(sizes["autoencoder_widths"]) + len(sizes["widths"]) - 1)  # of both networks
     if any(n % multiple for n in volumes.shape):
         raise InvalidArgument(
             f"volumes (or patches) of {volumes.shape} voxels must be multiples of {multiple}, such as "

@@ -56,5 +56,5 @@ class Beyond(nn.Module):
         s = torch.cat([cond.tokens[name][:, :, 0] for name in self.names], 1).float() * asked
         both = asked[:, :, None] & asked[:, None, :]
         eye = torch.eye(len(self.names), device=s.device)
-        precision = torch.linalg.inv(torch.where(both, self.correlation, eye))
+        precision = torch.linalg.inv_ex(torch.where(both, self.correlation, eye)).inverse  # inv waits for the device
         return (precision @ s[..., None])[..., 0] / precision.diagonal(dim1=1, dim2=2).sqrt()
