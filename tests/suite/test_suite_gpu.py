@@ -7,6 +7,7 @@ import torch
 
 from suffuse import Condition, NetworkDenoiser, training
 from suffuse.exact import GaussianDenoiser
+from suffuse.guidance import Predicted
 from suffuse.recipes import get_recipe
 from suffuse.samplers import SAMPLERS, by_name
 from suffuse.schedules import DiscreteBetas, VPCosine
@@ -79,10 +80,12 @@ def test_samplers_do_on_a_gpu_what_they_do_on_a_cpu(name, denoiser):
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "unipc-2", "deis-3", "evodiff", "ddpm"])
-@pytest.mark.parametrize("exact", [True, False], ids=["exact", "network"])
-def test_no_step_waits_for_the_device(name, exact, denoiser):
+@pytest.mark.parametrize("kind", ["exact", "network", "predicted"])
+def test_no_step_waits_for_the_device(name, kind, denoiser):
     """Forty steps make the device wait no more often than four do: at the beginning and at the end."""
-    there = denoiser.to(DEVICE) if exact else NetworkDenoiser(Affine(), DiscreteBetas.linear()).to(DEVICE)
+    there = NetworkDenoiser(Affine(), DiscreteBetas.linear()).to(DEVICE) if kind == "network" else denoiser.to(DEVICE)
+    if kind == "predicted":
+        there = Predicted(there, lambda x: (x[:, :2], torch.ones_like(x[:, :2])), torch.ones(64, 2, device=DEVICE))
     x, g = torch.randn(64, 8, device=DEVICE), torch.Generator(DEVICE).manual_seed(0)
     few, many = by_name(name, steps=4), by_name(name, steps=40)
     for sampler in (few, many):  # grids and coefficients are kept

@@ -58,8 +58,8 @@ def trained(run: Run, system: str) -> Trained:
     return Trained(system, pipeline, train, test, f"{system} {shape}", clock["wall"], clock["processor"])
 
 
-def resimulated(run: Run, model: Trained, test: Any) -> list[Microstructure]:
-    """Each held-out volume simulated again, from its process parameters and another start."""
+def resimulated(run: Run, model: Trained, test: Any, shape: tuple[int, ...] = ()) -> list[Microstructure]:
+    """Each held-out volume simulated again, from its process parameters and another start, in a box of any shape."""
     import numpy as np
     import torch
 
@@ -74,7 +74,7 @@ def resimulated(run: Run, model: Trained, test: Any) -> list[Microstructure]:
     for rows in np.array_split(np.argsort(ends), math.ceil(len(ends) / 8)):  # alike in time, at once
         drawn = {name: test.attributes[name][rows].float() for name in system.ranges}
         generators = [torch.Generator().manual_seed(mixed_seed(run.seed + 900_000, int(i))) for i in rows]
-        u = equation.start(system.mean(drawn), test.shape, generators, system.noise).to(run.device)
+        u = equation.start(system.mean(drawn), shape or test.shape, generators, system.noise).to(run.device)
         times = sorted({ends[i] for i in rows})
         history = {"chi": drawn["chi"]} if "chi" in drawn else {}
         labels = system.label(equation.run(u, times, history=history)).cpu()
