@@ -43,7 +43,7 @@ WINDOW, HALO, TILE = 48, 8, 16
 LOOKED_AT = 2**20
 #: Latent cells of the largest box that the predictor guides, and of a batch of them: derivatives of the denoiser keep
 #: all that it computes. And the noise-to-signal ratio above which posterior means are too blurred for the predictor.
-GUIDED_CELLS, GUIDED_BATCH, GUIDED_KAPPA = 32**3, 2**17, 3.0
+GUIDED_CELLS, GUIDED_BATCH, GUIDED_KAPPA = 32**3, 2**17, 5.0
 
 
 class FractionRequests:
