@@ -118,5 +118,7 @@ def test_bad_arguments(problem):
         Measured(denoiser, operator, y, 0.1, "wide")
     with pytest.raises(InvalidArgument, match="NaN"):
         Measured(denoiser, operator, y * float("nan"))
+    with torch.inference_mode(), pytest.raises(InvalidArgument, match="no_grad"):
+        Measured(denoiser, operator, y, 0.1)(torch.zeros(1, D, dtype=torch.float64), 0.5)
     with pytest.raises(InvalidArgument, match="gamma"):
         DataConsistency(denoiser, operator, y, gamma=-1.0)

@@ -115,5 +115,7 @@ def test_bad_arguments(problem):
         Predicted(denoiser, linear(a), y / 0.0)
     with pytest.raises(InvalidArgument, match="2 rows for a batch of 3"):
         Predicted(denoiser, linear(a), y[:2])(noisy(VPCosine(), 0.4), 0.4)
+    with torch.inference_mode(), pytest.raises(InvalidArgument, match="no_grad"):
+        Predicted(denoiser, linear(a), y)(noisy(VPCosine(), 0.4), 0.4)
     with pytest.raises(InvalidArgument, match="max_kappa"):
         Predicted(denoiser, linear(a), y, max_kappa=0.0)

@@ -311,6 +311,25 @@ def test_another_setting_is_not_mixed_into_a_run(tmp_path):
     fit(small(), DATA, lr=0.01, resume=False, **options)
 
 
+def test_a_loss_that_is_a_function_is_the_same_in_another_process(tmp_path):
+    """It lies elsewhere in memory there."""
+
+    def made():
+        def loss(model, x0, cond=None, generator=None, weight=None):
+            return model(x0, torch.full((len(x0),), 0.5)).square().mean()
+
+        return loss
+
+    options = {"steps": 3, "batch_size": 8, "progress": False, "out": tmp_path}
+    one, other = made(), made()
+    assert repr(one) != repr(other)
+    first = fit(small(), DATA, objective=one, **options)
+    again = fit(small(), DATA, objective=other, **options)
+    assert torch.equal(first.backbone.head.weight, again.backbone.head.weight)
+    with pytest.raises(InvalidArgument, match="other settings"):
+        fit(small(), DATA, **options)
+
+
 def test_a_run_can_be_made_longer_with_another_average(tmp_path):
     options = {"batch_size": 8, "progress": False, "out": tmp_path}
     fit(small(), DATA, steps=3, ema_decay=0.9, **options)

@@ -608,6 +608,13 @@ def test_the_predictor_corrects_descriptors_on_the_way(heard, volumes):
     assert miss[True].max() < 0.1 * float(vf.std()) < miss[False].max()
 
 
+def test_the_predictor_guides_in_inference_mode_too(model):
+    asked = {"vf_1": 0.5}
+    with torch.inference_mode():
+        inside = MicrostructurePipeline(model)(asked, steps=2)[0]
+    assert np.array_equal(inside.field, MicrostructurePipeline(model)(asked, steps=2)[0].field)
+
+
 def test_the_predictor_does_not_hear_its_own_echo(heard, volumes):
     """It alone tells the process parameters of a structure, so these are not corrected by it."""
     asked = {"mean": float(volumes.attributes["mean"].max())}

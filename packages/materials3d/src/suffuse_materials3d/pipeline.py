@@ -200,13 +200,14 @@ class MicrostructurePipeline:
             denoiser = self._denoiser(values[rows], guidance_scale, predictor_guidance, guide, cells, periodic, window)
             best: list[Microstructure] = []
             for _ in range(candidates):
-                z = sampler(
-                    denoiser,
-                    (len(rows), self.model.autoencoder.latent_channels, *cells),
-                    cond=self.model.scaler.condition(values[rows]).to(device),
-                    generator=[random[i] for i in rows] if isinstance(random, Sequence) else random,
-                    progress=progress,
-                )
+                with torch.inference_mode(False):  # the predictor needs gradients
+                    z = sampler(
+                        denoiser,
+                        (len(rows), self.model.autoencoder.latent_channels, *cells),
+                        cond=self.model.scaler.condition(values[rows]).to(device),
+                        generator=[random[i] for i in rows] if isinstance(random, Sequence) else random,
+                        progress=progress,
+                    )
                 made = []
                 for row, latent, guess in zip(rows, z, self.model.predict(z), strict=True):
                     about: dict[str, Any] = {} if generator is not None else {"seed": seed}
@@ -265,13 +266,14 @@ class MicrostructurePipeline:
         shape, periodic, cells, margin = self._box(shape, periodic)
         spacing, unit = self._size(spacing, unit)
         codec = self.model.autoencoder
-        z = DPMSolverPP(steps=steps, grid="time")(
-            self._denoiser(values, guidance_scale, predictor_guidance, None, cells, periodic, window),
-            (1, codec.latent_channels, *cells),
-            cond=self.model.scaler.condition(values).to(self._device()),
-            generator=generators([seed * 1_000_003]),
-            progress=progress,
-        )
+        with torch.inference_mode(False):  # the predictor needs gradients
+            z = DPMSolverPP(steps=steps, grid="time")(
+                self._denoiser(values, guidance_scale, predictor_guidance, None, cells, periodic, window),
+                (1, codec.latent_channels, *cells),
+                cond=self.model.scaler.condition(values).to(self._device()),
+                generator=generators([seed * 1_000_003]),
+                progress=progress,
+            )
         if z[0, 0].numel() <= WHOLE_CELLS:
             for name, (mean, std) in self.model.predict(z)[0].items():
                 about |= {f"predicted_{name}": mean, f"predicted_{name}_std": std}

@@ -104,6 +104,8 @@ class Measured(Denoiser):
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         level = self.schedule.level(t, like=x)
+        if torch.is_inference_mode_enabled():
+            raise InvalidArgument("guidance here needs gradients; use torch.no_grad(), not torch.inference_mode()")
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             mean = self.denoiser(at, t, cond)

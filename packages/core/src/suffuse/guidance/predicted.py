@@ -66,6 +66,8 @@ class Predicted(Denoiser):
         level = self.schedule.level(t, like=x)
         if not self.columns or (isinstance(level.kappa, float) and level.kappa > self.max_kappa):
             return self.denoiser(x, t, cond)
+        if torch.is_inference_mode_enabled():
+            raise InvalidArgument("guidance here needs gradients; use torch.no_grad(), not torch.inference_mode()")
         asked = self.y.isfinite().to(x.device)
         with torch.enable_grad():
             at = x.detach().requires_grad_()

@@ -279,6 +279,8 @@ def _resume(folder: Path | None, settings: dict[str, Any], steps: int, resume: b
 
 
 FLOAT = re.compile(r"-?\d+(?:\.\d+(?:e[-+]?\d+)?|e[-+]?\d+)")
+#: Where a function lies in memory, which is another place in each process.
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 def _alike(old: Any, new: Any) -> bool:
@@ -286,7 +288,7 @@ def _alike(old: Any, new: Any) -> bool:
 
     Those depend on the number of threads and on the device: the standard deviation of the data is part of a model.
     """
-    one, two = repr(old), repr(new)
+    one, two = (ADDRESS.sub("", repr(value)) for value in (old, new))
     if one == two:
         return True
     pairs = zip(map(float, FLOAT.findall(one)), map(float, FLOAT.findall(two)), strict=False)

@@ -32,9 +32,9 @@ def tiling(run: Run) -> None:
     """`decode-difference` compares decoding in tiles with decoding the whole, over the range of the logits, and
     `labels-that-differ` the phases. `seam-over-bulk` is the share of voxel faces with an interface on planes between
     tiles, over that elsewhere. `peak-memory` is that of a process that loads the model and makes the volume.
-    `r2` and `r2-vf-residual` are of requests in a box larger than those of training, as in `materials3d/parity`: they are
-    what simulations of that size have, with the process parameters of the held-out ones. `vf-only` is the cubic that
-    fits these very simulations best, so that it is not undersold.
+    `r2` and `r2-vf-residual` are of requests in a box larger than those of training, as in `materials3d/parity`: what
+    simulations of that size have, with the process parameters of the held-out ones. `vf-only` is the cubic that fits
+    these very simulations best, so that it is not undersold.
     """
     import torch
 
