@@ -38,7 +38,7 @@ class Predicted(Denoiser):
         denoiser: of the prior, or conditional already; differentiable in x.
         predictor: x_0 (B, *event) -> mean and standard deviation of the attributes, each (B, A); differentiable.
         y: (B, A) what is asked for, one row per sample, or (1, A) for all; NaN where nothing is.
-        max_kappa: noise-to-signal ratio sigma / alpha above which the predictor is not heard.
+        max_kappa: noise-to-signal ratio sigma / alpha from which on the predictor is not heard.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Predicted(Denoiser):
         if len(self.y) not in (1, len(x)):
             raise InvalidArgument(f"y has {len(self.y)} rows for a batch of {len(x)}; give one each, or one for all")
         level = self.schedule.level(t, like=x)
-        if not self.columns or (isinstance(level.kappa, float) and level.kappa > self.max_kappa):
+        if not self.columns or (isinstance(level.kappa, float) and level.kappa >= self.max_kappa):
             return self.denoiser(x, t, cond)
         if torch.is_inference_mode_enabled():
             raise InvalidArgument("guidance here needs gradients; use torch.no_grad(), not torch.inference_mode()")
@@ -87,4 +87,4 @@ class Predicted(Denoiser):
         error = torch.where(asked, self.y.to(x) - said.detach(), 0.0)
         weights = torch.linalg.solve_ex(S, error[..., None]).result  # solve itself would wait for the device
         moved = mean + (weights.view(*weights.shape[:2], *(1,) * (x.ndim - 1)) * VJ).sum(1)
-        return torch.where(level.kappa <= self.max_kappa, moved, mean) if isinstance(level.kappa, Tensor) else moved
+        return torch.where(level.kappa < self.max_kappa, moved, mean) if isinstance(level.kappa, Tensor) else moved
