@@ -19,7 +19,7 @@ REQUESTS = {"quick": 64, "full": 96}
 FIXED = {"quick": (4, 4), "full": (8, 8)}
 #: Steps of the voxel model, which gets about the seconds that the latent one has.
 VOXEL: dict[str, dict[str, Any]] = {
-    "quick": {"steps": 100, "batch_size": 8, "widths": (16, 32)},
+    "quick": {"steps": 1000, "batch_size": 8, "widths": (16, 32)},
     "full": {"steps": 2400, "batch_size": 8, "widths": (24, 64)},
 }
 STEPS = 15
