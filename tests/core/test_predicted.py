@@ -17,14 +17,10 @@ STD = torch.tensor([0.3, 0.5], dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def problem():
-    g = torch.Generator().manual_seed(0)
-    root = torch.randn(D, D, generator=g, dtype=torch.float64)
-    return (
-        torch.randn(D, generator=g, dtype=torch.float64),
-        root @ root.T / D + 0.05 * torch.eye(D, dtype=torch.float64),
-        torch.randn(A, D, generator=g, dtype=torch.float64),
-        torch.randn(3, A, generator=g, dtype=torch.float64),
-    )
+    """Mean and covariance of the data, the predictor's matrix, and what three rows are asked for."""
+    g, i = torch.Generator().manual_seed(0), torch.arange(D, dtype=torch.float64)
+    a, y = (torch.randn(n, k, generator=g, dtype=torch.float64) for n, k in ((A, D), (3, A)))
+    return i / D, torch.exp(-(i[:, None] - i).abs() / 2), a, y
 
 
 def linear(a):
