@@ -214,7 +214,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpu": {
         "shape": (128, 128, 64), "trajectories": 384, "snapshots": 2, "latent_channels": 4,
         "autoencoder_widths": (48, 96), "autoencoder_steps": 800, "predictor_steps": 2000, "widths": (128,),
-        "blocks": 2, "steps": 4000, "batch_size": 16, "autoencoder_batch": 4, "forms": 2,
+        "blocks": 2, "steps": 3000, "batch_size": 16, "autoencoder_batch": 4, "forms": 2,
     },
 }  # fmt: skip
 
