@@ -111,6 +111,8 @@ def test_bad_arguments(problem):
         Predicted(denoiser, linear(a), y / 0.0)
     with pytest.raises(InvalidArgument, match="2 rows for a batch of 3"):
         Predicted(denoiser, linear(a), y[:2])(noisy(VPCosine(), 0.4), 0.4)
+    with pytest.raises(InvalidArgument, match=r"mean \(3, 1\).*\(3, 2\)"):
+        Predicted(denoiser, linear(a[:1]), y)(noisy(VPCosine(), 0.4), 0.4)
     with torch.inference_mode(), pytest.raises(InvalidArgument, match="no_grad"):
         Predicted(denoiser, linear(a), y)(noisy(VPCosine(), 0.4), 0.4)
     with pytest.raises(InvalidArgument, match="max_kappa"):

@@ -58,7 +58,7 @@ class Predicted(Denoiser):
         self.denoiser, self.schedule, self.predictor = denoiser, denoiser.schedule, predictor
         self.max_kappa = max_kappa
         self.columns = torch.where(y.isfinite().any(0))[0].tolist()
-        self.y = y[:, self.columns]
+        self.y, self.attributes = y[:, self.columns], y.shape[1]
 
     def forward(self, x: Tensor, t: Scalar, cond: Condition | None = None) -> Tensor:
         if len(self.y) not in (1, len(x)):
@@ -73,7 +73,13 @@ class Predicted(Denoiser):
             at = x.detach().requires_grad_()
             mean = self.denoiser(at, t, cond)
             clean = mean.detach().requires_grad_()
-            said, std = (v[:, self.columns] for v in self.predictor(clean))
+            said, std = self.predictor(clean)
+            if said.shape != (len(x), self.attributes) or std.shape != said.shape:
+                raise InvalidArgument(
+                    f"the predictor gave mean {tuple(said.shape)} and std {tuple(std.shape)}; y needs both to be "
+                    f"{(len(x), self.attributes)}"
+                )
+            said, std = said[:, self.columns], std[:, self.columns]
             rows, spread = [], []
             for a in range(len(self.columns)):
                 (gradient,) = torch.autograd.grad(said[:, a].sum(), clean, retain_graph=True)
