@@ -147,7 +147,7 @@ class MicrostructurePipeline:
             steps: evaluations of the network, by DPM-Solver++(2M).
             guidance_scale: w of classifier-free guidance; 1 is none.
             predictor_guidance: let the feature predictor correct the descriptors that were asked for, on the way
-                (``suffuse.guidance.Predicted``), in boxes of up to 128 voxels an edge. Not process parameters: those of
+                (``suffuse.guidance.Predicted``), in boxes of up to 32^3 latent cells. Not process parameters: those of
                 a structure can be told by the predictor alone, which would then hear its own echo.
             seed: structure i depends on (seed, i) and its request alone.
             generator: in the place of ``seed``: one for all, or one per structure.

@@ -10,7 +10,7 @@ it does not overshoot; and what it moves is what the data leave open, because V 
 
 The mean of a very noisy x_t is a blur, of which a predictor of clean data knows nothing: it is heard below
 ``max_kappa`` only. The gradient of a predictor at the posterior mean: Bansal et al. (2023), "Universal Guidance for
-Diffusion Models", arXiv:2302.07121, sec. 3.1; the weight of it: Rozet et al. (2024), arXiv:2405.13712, eqs. 13-16.
+Diffusion Models", arXiv:2302.07121; the weight of it: Rozet et al. (2024), arXiv:2405.13712, eqs. 13-16.
 """
 
 from __future__ import annotations

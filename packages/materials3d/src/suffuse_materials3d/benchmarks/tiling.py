@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from suffuse.bench import Run, benchmark
@@ -107,8 +108,6 @@ def tiling(run: Run) -> None:
 
 def _requests(run: Run, model: Trained) -> None:
     """Requests in a larger box, measured."""
-    import time
-
     import numpy as np
     import torch
 
